@@ -1,0 +1,1 @@
+"""What happens to every session: protocol machines, configuration, the processes, the command."""
