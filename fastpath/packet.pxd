@@ -1,0 +1,81 @@
+"""A packet on its way, what became of it, and the batch that carries it through the stages.
+
+    data ----------------------------> length
+    | inner IP packet, or PPP frame, or datagram, whatever the stage before left |
+
+A *super-packet* is a TCP or UDP burst of one flow in one buffer: `segment_size` octets of payload a
+segment behind one set of headers. It stays whole until `cut`; `deliver` makes new ones.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+from .table cimport Config, Session
+
+cpdef enum Kind:
+    KIND_NONE = 0
+    KIND_L2TP = 1
+
+# What became of a packet. Each outcome is declared here once: the C constant, the Python enum, the
+# counter's index and its name. fastpath/README.md says where each is set.
+cpdef enum Verdict:
+    PASS = 0              # still on its way: never counted
+    UP                    # delivered inward
+    DOWN                  # sent toward the wire
+    PUNT                  # given to control
+    ECHO                  # LCP echo or discard, dealt with by the worker
+    HELLO                 # L2TP HELLO acknowledged by the worker while control is away
+    HANDED                # given to the worker that owns the session
+    FRAGMENTED            # sent as several IP fragments (DF clear)
+    TOO_BIG               # answered by ICMP fragmentation-needed or packet-too-big
+    DROP_SHORT            # a header is cut off
+    DROP_VERSION          # not L2TPv2
+    DROP_LENGTH           # a length field that the datagram does not hold
+    DROP_OFFSET           # an L2TP offset that runs past the end
+    DROP_NO_SESSION       # no session has this id
+    DROP_PEER             # the id is another peer's or another tunnel's
+    DROP_NOT_OPEN         # user data before the link is open
+    DROP_SEQUENCE         # a duplicate, or later than its successor
+    DROP_IP               # not a well-formed IP packet
+    DROP_SPOOF            # an inner source address that is not the session's
+    DROP_ECN              # congestion experienced outside, not ECN-capable inside (RFC 6040)
+    DROP_NO_ROUTE         # no session has the inner destination
+    DROP_TOO_BIG          # too large, and the ICMP answer was over its rate, or not allowed
+    DROP_SEGMENT          # a super-packet whose headers we cannot cut
+    DROP_RING             # the ring to the owning worker is full
+    DROP_PUNT             # the channel to control is full
+    DROP_INNER            # the inner port refused the write
+    DROP_WIRE             # the wire refused the send
+    VERDICTS              # how many
+
+# What cut and deliver have to know of a packet's headers; filled once, by `read_headers`.
+cpdef enum Flag:
+    FLAG_CSUM = 1         # the checksum at l4 is still to be computed (virtio NEEDS_CSUM)
+    FLAG_DF = 2           # IPv4 with Don't Fragment, or IPv6
+    FLAG_V6 = 4
+    FLAG_FRAGMENT = 8     # an IP fragment: no transport header to look at
+    FLAG_VERIFIED = 16    # the transport checksum was found right
+
+cdef struct Packet:
+    uint8_t* data         # the current header; headroom in front is the buffer's business
+    uint32_t length       # octets from data
+    uint32_t slot         # of the session, once it is known
+    Session* session
+    Config* config        # the session's configuration in force for this batch
+    uint16_t segment_size # payload octets of a segment; 0: one packet
+    uint16_t csum_start   # with FLAG_CSUM: where the sum begins, and where in it the field is
+    uint16_t csum_offset
+    uint8_t ip_length     # octets of the inner IP header, extension headers included
+    uint8_t transport     # IPPROTO_* behind it
+    uint8_t flags
+    uint8_t verdict
+    uint8_t outer_tos     # TOS octet of the datagram it came in
+    uint8_t buffer        # index of the receive buffer it lies in
+    uint32_t message      # index of its datagram's description (addresses), or its L2TP Ns
+    uint16_t protocol     # PPP protocol number
+    uint16_t ns
+    uint8_t has_ns
+    uint8_t pad[3]
+
+cdef inline void forward(Packet* p, size_t n) noexcept nogil:
+    """Strip n octets in front."""
+    p.data += n
+    p.length -= <uint32_t>n

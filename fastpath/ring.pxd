@@ -1,0 +1,55 @@
+"""A ring between two workers: one producer, one consumer, no lock.
+
+A slot of the ring describes a packet; the octets stay in the producer's buffer, which carries a
+count of the packets that others still hold. The consumer decrements it with release; the producer
+takes the buffer again only when it reads 0 with acquire. That is why no second ring brings them back.
+"""
+from libc.stdint cimport uint8_t, uint32_t
+
+from .packet cimport Packet
+from .sys cimport load_acquire32, store_release32
+
+cdef enum:
+    RING = 2048               # descriptors, a power of two
+
+cdef struct Handed:
+    Packet packet
+    uint32_t* refs            # of the buffer that holds it
+    uint32_t generation
+    uint8_t down              # which direction it was going
+
+cdef struct Ring:
+    uint32_t head             # next to read: consumer's
+    uint8_t pad0[60]
+    uint32_t tail             # next to write: producer's
+    uint32_t seen             # the producer's last sight of head
+    uint8_t pad1[56]
+    Handed slots[RING]
+
+
+cdef inline bint ring_put(Ring* r, const Packet* p, uint32_t* refs, uint32_t generation, uint8_t down) noexcept nogil:
+    """Hand a packet over; False when the ring is full. The caller has counted it in refs."""
+    cdef Handed* h
+    if r.tail - r.seen >= RING:
+        r.seen = load_acquire32(&r.head)
+        if r.tail - r.seen >= RING:
+            return False
+    h = &r.slots[r.tail & (RING - 1)]
+    h.packet = p[0]
+    h.refs = refs
+    h.generation = generation
+    h.down = down
+    store_release32(&r.tail, r.tail + 1)
+    return True
+
+
+cdef inline Handed* ring_peek(Ring* r, uint32_t ahead) noexcept nogil:
+    """The packet `ahead` places behind the oldest, or NULL."""
+    if load_acquire32(&r.tail) - r.head <= ahead:
+        return NULL
+    return &r.slots[(r.head + ahead) & (RING - 1)]
+
+
+cdef inline void ring_drop(Ring* r, uint32_t n) noexcept nogil:
+    """Give n places back."""
+    store_release32(&r.head, r.head + n)

@@ -1,0 +1,254 @@
+"""The tables file: everything that control and the workers share, mapped by both.
+
+    Header | sessions[banks << 16] | addresses[2][capacity] | tunnels[65536] | workers[n]
+
+Every field has one writer, named at its cache line. A record is filled, then published by a release
+store of its state; workers read that state with acquire. The sections are sparse: a slot that was
+never used costs no memory.
+
+A session's slot follows from the ids that we choose: slot = (our tunnel id mod banks) << 16 | our
+session id. Ids can be guessed, so what was received must match the record's path and tunnel too.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from .sys cimport load_acquire8, prefetch
+
+cdef enum:
+    LAYOUT = 1                # of this page; another one's sessions cannot be adopted
+    TEMPLATE = 64             # octets of an encapsulation template
+    LENGTHS = 16              # prefix lengths in use at once
+    TUNNELS = 65536
+    COUNTERS = 64             # room for verdicts in a worker's record
+    STAGES = 32               # room for stage timers
+    TICK_NS = 100000000       # a tick: 100 ms of the monotonic clock
+
+cpdef enum State:
+    FREE = 0
+    OPENING = 1               # all PPP is punted, user data is DROP_NOT_OPEN
+    OPEN = 2
+    RETIRED = 3               # waits until no worker can still hold it
+
+cpdef enum ConfigFlag:
+    CONFIG_ADMIT_ANY = 1      # any inner source address
+    CONFIG_CLAMP_MSS = 2
+    CONFIG_SEQUENCED = 4      # L2TP data carries Ns, both ways
+
+# Where datagrams come from and go to. Addresses are 16 octets, IPv4 as ::ffff:a.b.c.d; ports in host order.
+cdef struct Path:
+    uint8_t peer[16]
+    uint8_t local[16]         # the address that the peer dialled: answers leave from it
+    uint16_t peer_port
+    uint16_t local_port
+    uint8_t port              # index of the listener
+    uint8_t pad[3]
+    uint32_t mark
+
+# What may change while a session lives: two copies and an index (see Session.active).
+cdef struct Config:           # 128 octets
+    uint8_t flags
+    uint8_t template_length
+    uint8_t ns_at             # where in the template Ns is patched; 0: nowhere
+    uint8_t length_at         # where the datagram's length is patched; 0: nowhere
+    uint16_t mtu              # the largest inner packet toward the peer
+    uint16_t mss              # to which TCP's MSS is clamped, IPv4; IPv6 gets 20 less
+    uint16_t keepalive        # ticks of silence before echoes are sent; 0: never
+    uint16_t tos              # outer TOS: 256: the inner one's, else this
+    uint32_t our_magic        # in our echo requests and replies
+    uint32_t peer_magic
+    uint8_t address[16]       # the inner address that it owns (others: by_address)
+    uint8_t gateway[16]       # our own end, source of ICMP answers
+    uint8_t reserved[10]
+    uint16_t header_room      # octets that encapsulation adds, outer IP and UDP included
+    uint8_t template[TEMPLATE]
+
+cdef struct Session:          # 512 octets
+    # -- identity: written by control before it publishes, constant until the slot is reused
+    uint32_t generation       # with the slot: the session's handle everywhere
+    uint16_t tunnel           # our tunnel id
+    uint16_t session          # our session id, the low half of the slot
+    uint8_t kind
+    uint8_t state             # published with release
+    uint8_t owner             # the worker that owns it whole, both directions
+    uint8_t active            # which Config is in force, stored with release
+    Path path
+    uint8_t pad0[8]
+    # -- configuration: written by control; the idle copy only
+    Config config[2]
+    # -- receive: written by the owning worker
+    uint64_t rx_packets
+    uint64_t rx_bytes         # octets of inner IP packets
+    uint32_t last_rx          # tick of the last datagram of any kind
+    uint32_t last_user        # tick of the last user data, either way
+    uint16_t rx_ns            # next Ns expected, when sequenced
+    uint8_t rx_started
+    uint8_t pad1[37]
+    # -- transmit: written by the owning worker
+    uint64_t tx_packets
+    uint64_t tx_bytes
+    uint16_t tx_ns
+    uint8_t no_gso            # a segment was too large for UDP_SEGMENT on this path
+    uint8_t pad2[5]
+    uint32_t gso_again        # tick at which it is tried again
+    uint32_t last_tx_user
+    uint8_t pad3[32]
+    # -- timers: written by the owning worker
+    uint32_t next             # slot after this one in its wheel list, 0: last
+    uint32_t armed            # generation for which it is in the wheel, 0: not
+    uint32_t due              # tick
+    uint8_t echoes            # sent since something was last heard
+    uint8_t echo_id
+    uint8_t dead              # control was told
+    uint8_t pad4[49]
+
+cdef struct AddressEntry:     # 32 octets; the key is a prefix, host bits zero
+    uint64_t key[2]
+    uint32_t slot
+    uint8_t length            # prefix length, 128 for a single address
+    uint8_t used              # published with release: 0 never, 1 in use, 2 tombstone
+    uint8_t pad[10]
+
+# One of the two copies of the prefixes that lead to sessions on hr0.
+cdef struct AddressIndex:
+    uint32_t used             # entries and tombstones; control's own
+    uint8_t lengths_used      # stored with release
+    uint8_t lengths[LENGTHS]  # longest first
+    uint8_t pad[11]
+
+cdef struct Tunnel:           # 128 octets, index: our tunnel id
+    # -- written by control, before the acknowledgment leaves
+    uint8_t state             # 0: none; else as control/l2tp names them
+    uint8_t pad0
+    uint16_t peer_tunnel
+    uint16_t ns               # next to send
+    uint16_t nr               # next expected
+    uint16_t acked            # lowest of ours that is not acknowledged
+    uint8_t pad1[6]
+    Path path
+    uint8_t pad2[4]
+    # -- written by the worker that acknowledges HELLO while control is away
+    uint32_t worker_acks      # how many it took; control adds them to nr when it is back
+    uint8_t pad3[60]
+
+cdef struct WorkerRecord:     # written by its worker, whole pages
+    uint64_t epoch            # batch boundaries passed, stored with release
+    uint8_t asleep            # counts as quiescent while set
+    uint8_t profile           # stage timers on; written by control
+    uint8_t pad0[6]
+    uint64_t heartbeat        # monotonic ns
+    uint64_t busy_ns
+    uint64_t wakes
+    uint64_t batches
+    uint64_t packets_up
+    uint64_t packets_down
+    uint64_t ring_in
+    uint64_t ring_out
+    uint64_t super_in         # super-packets read from the inner port
+    uint64_t super_out        # super-packets written to the inner port
+    uint64_t gso_sends        # UDP_SEGMENT sends, and those that had to be sent again singly
+    uint64_t gso_failures
+    uint64_t sends
+    uint64_t receives
+    uint64_t reads
+    uint64_t writes
+    uint64_t verdicts[COUNTERS]
+    uint64_t stage_ns[STAGES]
+    uint64_t stage_packets[STAGES]
+    uint64_t stage_batches[STAGES]
+    uint8_t pad1[4096 - 17 * 8 - 8 * (COUNTERS + 3 * STAGES)]
+
+cdef struct Header:
+    uint64_t magic
+    uint32_t layout
+    uint32_t banks            # a power of two
+    uint32_t max_sessions
+    uint32_t workers
+    uint32_t capacity         # entries of one copy of the address index, a power of two
+    uint8_t active            # which AddressIndex is in force, stored with release
+    uint8_t pad0[3]
+    uint64_t sessions         # offsets from the start of the file
+    uint64_t addresses[2]
+    uint64_t tunnels
+    uint64_t worker_records
+    uint64_t size
+    uint64_t heartbeat        # control's, monotonic ns; stale: the worker answers HELLO
+    AddressIndex index[2]
+
+# Where one process mapped it.
+cdef struct Table:
+    Header* header
+    Session* sessions
+    AddressEntry* addresses[2]
+    Tunnel* tunnels
+    WorkerRecord* workers
+    uint32_t bank_mask
+    uint32_t address_mask
+
+cdef class Tables:
+    cdef Table table
+    cdef size_t size
+    cdef readonly int fd
+
+
+cdef inline uint32_t slot_of(const Table* t, uint16_t tunnel, uint16_t session) noexcept nogil:
+    return (tunnel & t.bank_mask) << 16 | session
+
+
+cdef inline Config* config_of(Session* s) noexcept nogil:
+    return &s.config[load_acquire8(&s.active) & 1]
+
+
+cdef inline uint32_t address_hash(const uint64_t* key, uint8_t length) noexcept nogil:
+    cdef uint64_t h = (key[0] ^ length) * <uint64_t>0x9E3779B97F4A7C15 ^ key[1]
+    h = (h ^ h >> 32) * <uint64_t>0xD6E8FEB86659FD93
+    return <uint32_t>(h ^ h >> 32)
+
+
+cdef inline void prefetch_address(const Table* t, const uint64_t* key) noexcept nogil:
+    """Ask for the entry where the search for a single address begins."""
+    prefetch(&t.addresses[load_acquire8(&t.header.active) & 1][address_hash(key, 128) & t.address_mask])
+
+
+cdef inline void cut_key(const uint64_t* address, uint8_t length, uint64_t* key) noexcept nogil:
+    """The first `length` bits of 16 octets in network order."""
+    cdef int i, bits
+    for i in range(2):
+        bits = length - 64 * i
+        if bits >= 64:
+            key[i] = address[i]
+        elif bits <= 0:
+            key[i] = 0
+        else:
+            key[i] = address[i] & bswap64(~(<uint64_t>0xFFFFFFFFFFFFFFFF >> bits))
+
+
+cdef inline uint32_t by_address(const Table* t, const uint64_t* address) noexcept nogil:
+    """The slot that the longest matching prefix leads to, or 0.
+
+    Budget: 8 ns when the entry is in the cache and all prefixes are single addresses."""
+    cdef int copy = load_acquire8(&t.header.active) & 1
+    cdef AddressIndex* index = &t.header.index[copy]
+    cdef AddressEntry* entries = t.addresses[copy]
+    cdef AddressEntry* e
+    cdef uint64_t key[2]
+    cdef uint32_t at
+    cdef uint8_t length, used
+    cdef int i, n = load_acquire8(&index.lengths_used)
+    for i in range(n):
+        length = index.lengths[i]
+        cut_key(address, length, key)
+        at = address_hash(key, length) & t.address_mask
+        while True:
+            e = &entries[at]
+            used = load_acquire8(&e.used)
+            if used == 0:
+                break
+            if used == 1 and e.key[0] == key[0] and e.key[1] == key[1] and e.length == length:
+                return e.slot
+            at = (at + 1) & t.address_mask
+    return 0
+
+cdef extern from *:
+    """
+    #define headrace_bswap64 __builtin_bswap64
+    """
+    uint64_t bswap64 "headrace_bswap64"(uint64_t) nogil
