@@ -1,0 +1,110 @@
+"""One worker: what a thread owns, and what the stages pass to each other.
+
+Nothing here is shared but the table, the rings (one producer, one consumer each) and the counts of
+a buffer's borrowers. All memory is taken once, before the thread starts.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from .packet cimport VERDICTS, Packet
+from .punt cimport PuntHeader
+from .ring cimport Ring
+from .sys cimport iovec, mmsghdr, virtio_net_hdr
+from .table cimport Path, Session, Table, WorkerRecord
+
+cdef enum:
+    WORKERS = 16              # at most
+    LISTENERS = 16            # UDP sockets of one worker, at most
+    HEADROOM = 128            # free octets in front of what is read
+    RECEIVES = 16             # datagrams of one recvmmsg
+    BUFFERS = 64              # receive buffers of 64 KiB: 16 in use, the rest lent to other workers
+    BUFFER = 65536 + HEADROOM
+    BATCH = 512               # packets of one pass through the stages
+    BURST = 128               # datagrams that one receive can hold (UDP_SEGMENT's own limit)
+    ARENAS = 8                # of TUN reads; one in use, the rest lent
+    ARENA = 262144            # octets: a super-packet of 64 KiB always fits behind three others
+    SEGMENTS = 1024           # datagrams of one flush
+    SCRATCH = 192             # octets a header block: encapsulation, IP, TCP with options
+    PUNTS = 256               # frames of one flush to control
+    WHEEL = 512               # ticks of 100 ms: 51.2 s, and so less than a slot rests before it is reused
+
+# A receive buffer's description: its addresses, and how many packets of it other workers still hold.
+cdef struct Receive:
+    uint32_t refs
+    uint32_t segment          # octets a datagram, when UDP_GRO merged several
+    uint32_t length
+    uint8_t tos
+    Path path                 # peer and local address of the datagrams
+
+# What waits to be sent: one datagram each, as one or two pieces in Out.iov.
+cdef struct Segment:
+    Path* path
+    Session* session          # NULL: a control message
+    uint32_t iov
+    uint16_t pieces
+    uint16_t tos
+    uint32_t size             # UDP payload octets
+    uint32_t packets          # 1 when its end is to be counted as DOWN, 0 for frames of our own
+
+cdef struct Out:
+    int count
+    int iovs
+    Segment segments[SEGMENTS]
+    iovec iov[2 * SEGMENTS]
+    uint8_t scratch[SEGMENTS][SCRATCH]
+    mmsghdr messages[SEGMENTS]
+    uint8_t control[SEGMENTS][96]
+    uint8_t names[SEGMENTS][32]
+
+cdef struct Listener:
+    int fd
+    uint8_t family6           # an AF_INET6 socket
+    uint8_t any               # bound to the wildcard address: answers need the local address
+    uint8_t port              # its index
+
+cdef struct Worker:
+    # what it works on
+    Table* table
+    WorkerRecord* record
+    int index
+    int workers
+    int tun                   # its queue of the shared inner port
+    int punt
+    int epoll
+    int wake                  # eventfd that other workers write when it sleeps
+    int listeners
+    Listener listener[LISTENERS]
+    Worker* others[WORKERS]
+    Ring* rings[WORKERS]      # from worker i to this one; NULL for itself
+    # settings
+    uint8_t gso               # UDP_SEGMENT allowed
+    uint8_t gro               # UDP_GRO is on
+    uint8_t merge             # deliver may write super-packets
+    uint64_t spin_ns
+    uint32_t stop
+    # time: one reading a batch
+    uint64_t now_ns
+    uint32_t tick
+    uint32_t wheel_tick       # up to which the wheel has been turned
+    uint32_t wheel[WHEEL]     # first slot of each list, 0: empty
+    # counters of this batch
+    uint64_t verdicts[64]
+    uint32_t icmp_tokens
+    # scratch
+    Packet batch[BATCH]
+    int count
+    Receive receive[BUFFERS]
+    int taken[RECEIVES]       # buffers that the last recvmmsg filled
+    uint32_t arena_refs[ARENAS]
+    int arena
+    uint8_t* buffers          # BUFFERS * BUFFER
+    uint8_t* arenas           # ARENAS * ARENA
+    mmsghdr incoming[RECEIVES]
+    iovec incoming_iov[RECEIVES]
+    uint8_t incoming_control[RECEIVES][128]
+    uint8_t incoming_names[RECEIVES][32]
+    Out* out
+    PuntHeader punt_headers[PUNTS]
+    iovec punt_iov[2 * PUNTS]
+    mmsghdr punt_messages[PUNTS]
+    int punts
+    uint8_t* punt_data        # PUNTS * FRAME: what control sent
