@@ -70,11 +70,11 @@ cdef extern from * nogil:
     ssize_t write(int, const void*, size_t)
     ssize_t writev(int, iovec*, int)
     int clock_gettime(int, timespec*)
+    union epoll_data_t:
+        uint64_t u64
     struct epoll_event:
         uint32_t events
         epoll_data_t data
-    union epoll_data_t:
-        uint64_t u64
     int epoll_create1(int)
     int epoll_ctl(int, int, int, epoll_event*)
     int epoll_wait(int, epoll_event*, int, int)

@@ -57,7 +57,8 @@ cdef struct Config:           # 128 octets
     uint32_t peer_magic
     uint8_t address[16]       # the inner address that it owns (others: by_address)
     uint8_t gateway[16]       # our own end, source of ICMP answers
-    uint8_t reserved[10]
+    uint8_t ppp_at            # where in the template PPP's header begins
+    uint8_t reserved[9]
     uint16_t header_room      # octets that encapsulation adds, outer IP and UDP included
     uint8_t template[TEMPLATE]
 
@@ -131,7 +132,7 @@ cdef struct Tunnel:           # 128 octets, index: our tunnel id
 
 cdef struct WorkerRecord:     # written by its worker, whole pages
     uint64_t epoch            # batch boundaries passed, stored with release
-    uint8_t asleep            # counts as quiescent while set
+    uint8_t asleep            # counts as quiescent while set; set in a new file
     uint8_t profile           # stage timers on; written by control
     uint8_t pad0[6]
     uint64_t heartbeat        # monotonic ns
@@ -154,7 +155,7 @@ cdef struct WorkerRecord:     # written by its worker, whole pages
     uint64_t stage_ns[STAGES]
     uint64_t stage_packets[STAGES]
     uint64_t stage_batches[STAGES]
-    uint8_t pad1[4096 - 17 * 8 - 8 * (COUNTERS + 3 * STAGES)]
+    uint8_t pad1[4096 - 18 * 8 - 8 * (COUNTERS + 3 * STAGES)]
 
 cdef struct Header:
     uint64_t magic
@@ -186,7 +187,11 @@ cdef struct Table:
 cdef class Tables:
     cdef Table table
     cdef size_t size
-    cdef readonly int fd
+    cdef object flips         # slot -> epochs when its idle copy went out of force
+    cdef object swapped       # epochs when the idle address index went out of force
+    cdef _wait(self, mark)
+    cdef Session* _session(self, uint32_t slot) except NULL
+    cdef _rebuild(self, int new_length)
 
 
 cdef inline uint32_t slot_of(const Table* t, uint16_t tunnel, uint16_t session) noexcept nogil:

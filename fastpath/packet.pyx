@@ -1,0 +1,1 @@
+"""The verdicts, kinds and flags as Python enums."""

@@ -1,0 +1,32 @@
+"""PPP's header in a tunnel: address and control, protocol (RFC 1661 section 2, RFC 1662 section 3.1).
+
+    | FF 03 | may be left out (ACFC) |  protocol, 2 octets, or 1 when it is odd and below 256 (PFC) |
+"""
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint16_t
+
+from .bytes cimport load16
+
+cdef enum:
+    PPP_IP = 0x0021
+    PPP_IPV6 = 0x0057
+    PPP_LCP = 0xC021
+    LCP_ECHO_REQUEST = 9      # RFC 1661 section 5.8
+    LCP_ECHO_REPLY = 10
+    LCP_DISCARD = 11
+
+
+cdef inline int pull_ppp(const uint8_t* p, size_t n, uint16_t* protocol) noexcept nogil:
+    """Read the header at p in any mix of compressions; return its length, or -1."""
+    cdef int at = 0
+    if n >= 2 and p[0] == 0xFF and p[1] == 0x03:
+        at = 2
+    if n < <size_t>at + 1:
+        return -1
+    if p[at] & 1:
+        protocol[0] = p[at]
+        return at + 1
+    if n < <size_t>at + 2:
+        return -1
+    protocol[0] = load16(p + at)
+    return at + 2

@@ -1,0 +1,412 @@
+"""Control's doors to the tables file, and the NumPy view of it.
+
+Control is the only caller of what writes here, but for tests. Nothing blocks: where a copy must not be
+touched before the workers passed a batch boundary, a door waits for that boundary, some microseconds
+while a worker is awake.
+"""
+import os
+import time
+
+import numpy as np
+
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from .sys cimport (MAP_SHARED, PROT_READ, PROT_WRITE, full_fence, load_acquire8, load_acquire64, mmap, munmap,
+                   store_release8, store_release32, store_release64)
+
+cdef uint64_t MAGIC = 0x6865616472616365        # "headrace"
+cdef size_t PAGE = 4096
+
+assert sizeof(Config) == 128 and sizeof(Session) == 512 and sizeof(AddressEntry) == 32
+assert sizeof(Tunnel) == 128 and sizeof(WorkerRecord) == 4096 and sizeof(Header) <= PAGE
+
+
+class LayoutError(Exception):
+    """A tables file that this program cannot use."""
+
+
+def banks_for(max_sessions: int) -> int:
+    """How many banks of 65,534 ids leave a quarter of them free."""
+    need = -(-max_sessions * 5 // (4 * 65534))
+    return 1 << (max(1, need) - 1).bit_length()
+
+
+def create(path, *, max_sessions: int, workers: int) -> None:
+    """Write an empty, sparse tables file; an older one of that name is replaced."""
+    cdef Header h
+    memset(&h, 0, sizeof(h))
+    h.magic, h.layout, h.max_sessions, h.workers = MAGIC, LAYOUT, max_sessions, workers
+    h.banks = banks_for(max_sessions)
+    h.capacity = 1 << max(4 * max_sessions - 1, 1023).bit_length()
+    h.sessions = PAGE
+    h.addresses[0] = h.sessions + <uint64_t>h.banks * 65536 * sizeof(Session)
+    h.addresses[1] = h.addresses[0] + <uint64_t>h.capacity * sizeof(AddressEntry)
+    h.tunnels = h.addresses[1] + <uint64_t>h.capacity * sizeof(AddressEntry)
+    h.worker_records = h.tunnels + <uint64_t>TUNNELS * sizeof(Tunnel)
+    h.size = h.worker_records + workers * sizeof(WorkerRecord)
+    part = f"{path}.new"
+    fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(fd, h.size)
+        os.pwrite(fd, (<uint8_t*>&h)[:sizeof(h)], 0)
+        for i in range(workers):      # no forwarder yet: nobody holds a pointer
+            os.pwrite(fd, b"\1", h.worker_records + i * sizeof(WorkerRecord) + 8)
+        os.rename(part, path)
+    finally:
+        os.close(fd)
+
+
+cdef class Tables:
+    """The mapped file. `Tables(fd)` maps it; the descriptor may be closed afterwards."""
+
+    def __init__(self, int fd):
+        head = os.pread(fd, sizeof(Header), 0)
+        cdef Header h
+        if <size_t>len(head) < sizeof(Header):
+            raise LayoutError("the tables file is cut off")
+        memcpy(&h, <const char*>head, sizeof(h))
+        if h.magic != MAGIC or h.layout != LAYOUT or os.fstat(fd).st_size < h.size:
+            raise LayoutError(f"the tables file has layout {h.layout}, this program needs {LAYOUT}")
+        cdef void* at = mmap(NULL, h.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+        if at == <void*>-1:
+            raise MemoryError("mapping the tables file")
+        cdef uint8_t* base = <uint8_t*>at
+        self.size = h.size
+        self.table.header = <Header*>base
+        self.table.sessions = <Session*>(base + h.sessions)
+        self.table.addresses[0] = <AddressEntry*>(base + h.addresses[0])
+        self.table.addresses[1] = <AddressEntry*>(base + h.addresses[1])
+        self.table.tunnels = <Tunnel*>(base + h.tunnels)
+        self.table.workers = <WorkerRecord*>(base + h.worker_records)
+        self.table.bank_mask = h.banks - 1
+        self.table.address_mask = h.capacity - 1
+        self.flips = {}
+        self.swapped = None
+
+    def __dealloc__(self):
+        if self.table.header != NULL:
+            munmap(self.table.header, self.size)
+
+    # -- what it holds
+
+    @property
+    def banks(self):
+        return self.table.header.banks
+
+    @property
+    def max_sessions(self):
+        return self.table.header.max_sessions
+
+    @property
+    def workers(self):
+        return self.table.header.workers
+
+    def sessions(self):
+        """All session records as a NumPy structured array, read-only."""
+        return self._array(self.table.header.sessions, <size_t>self.table.header.banks << 16, session_dtype())
+
+    def tunnels(self):
+        return self._array(self.table.header.tunnels, TUNNELS, tunnel_dtype())
+
+    def worker_records(self):
+        return self._array(self.table.header.worker_records, self.table.header.workers, worker_dtype())
+
+    def _array(self, size_t offset, size_t count, dtype):
+        array = np.ndarray(count, dtype, buffer=memoryview(self), offset=offset)
+        array.flags.writeable = False
+        return array
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        view.buf, view.len, view.readonly, view.itemsize, view.ndim = self.table.header, self.size, 0, 1, 1
+        view.format, view.shape, view.strides, view.suboffsets, view.internal = NULL, NULL, NULL, NULL, NULL
+        view.obj = self
+
+    # -- quiescence
+
+    def epochs(self):
+        """A mark of now: hand it to `passed` later."""
+        cdef uint32_t i
+        full_fence()
+        return [load_acquire64(&self.table.workers[i].epoch) for i in range(self.table.header.workers)]
+
+    def passed(self, mark):
+        """Whether every worker has been at a batch boundary since `mark`: none holds a pointer from before."""
+        cdef uint32_t i
+        cdef uint64_t then
+        for i, then in enumerate(mark):
+            if load_acquire64(&self.table.workers[i].epoch) == then and not load_acquire8(&self.table.workers[i].asleep):
+                return False
+        return True
+
+    cdef _wait(self, mark):
+        """Until `passed`, or for 50 ms: a forwarder that is dead holds no pointer."""
+        deadline = time.monotonic() + 0.05
+        while not self.passed(mark) and time.monotonic() < deadline:
+            time.sleep(0.00002)
+
+    def beat(self, uint64_t now_ns):
+        """Tell the workers that control is alive."""
+        store_release64(&self.table.header.heartbeat, now_ns)
+
+    # -- sessions
+
+    cdef Session* _session(self, uint32_t slot) except NULL:
+        if slot >= <uint32_t>self.table.header.banks << 16:
+            raise IndexError(f"slot {slot}")
+        return &self.table.sessions[slot]
+
+    def slot(self, uint16_t tunnel, uint16_t session):
+        """Where the session with these ids of ours lives."""
+        return slot_of(&self.table, tunnel, session)
+
+    def publish(self, uint8_t kind, uint16_t tunnel, uint16_t session, uint8_t owner, path, **config):
+        """Fill a quiescent slot and publish it OPENING; return (slot, generation). `path` is
+        (port, local, local port, peer, peer port), `config` as for `configure`."""
+        cdef uint32_t slot = slot_of(&self.table, tunnel, session)
+        cdef Session* s = self._session(slot)
+        if s.state not in (FREE, RETIRED):
+            raise ValueError(f"slot {slot} is in use")
+        cdef uint32_t generation = s.generation + 1
+        if generation == 0:
+            generation = 1
+        store_release8(&s.state, FREE)
+        memset(s, 0, sizeof(Session))
+        s.generation, s.kind, s.tunnel, s.session, s.owner = generation, kind, tunnel, session, owner
+        fill_path(&s.path, path)
+        self.flips.pop(slot, None)
+        fill_config(&s.config[0], config)
+        store_release8(&s.state, OPENING)
+        return slot, generation
+
+    def configure(self, uint32_t slot, **config):
+        """Put a new configuration in force: fill the idle copy, then switch."""
+        cdef Session* s = self._session(slot)
+        cdef uint8_t idle = (s.active ^ 1) & 1
+        mark = self.flips.get(slot)
+        if mark is not None:
+            self._wait(mark)
+        s.config[idle] = s.config[idle ^ 1]
+        fill_config(&s.config[idle], config)
+        store_release8(&s.active, idle)
+        self.flips[slot] = self.epochs()
+
+    def set_state(self, uint32_t slot, uint8_t state):
+        store_release8(&self._session(slot).state, state)
+
+    def retire(self, uint32_t slot):
+        """Take a session out of force. The slot may be published again after `passed(epochs())`."""
+        store_release8(&self._session(slot).state, RETIRED)
+        self.flips.pop(slot, None)
+
+    def state(self, uint32_t slot):
+        return self._session(slot).state
+
+    def generation(self, uint32_t slot):
+        return self._session(slot).generation
+
+    def counters(self, uint32_t slot):
+        """(rx packets, rx bytes, tx packets, tx bytes, last_rx, last_user) of one session; rx is from the peer."""
+        cdef Session* s = self._session(slot)
+        return s.rx_packets, s.rx_bytes, s.tx_packets, s.tx_bytes, s.last_rx, max(s.last_user, s.last_tx_user)
+
+    # -- prefixes that lead to sessions
+
+    def insert(self, bytes address, uint8_t length, uint32_t slot):
+        """Let a prefix (16 octets, length 0 to 128, IPv4 96 more) lead to a slot."""
+        cdef uint64_t key[2]
+        cdef Header* h = self.table.header
+        prefix_key(address, length, key)
+        if length not in h.index[h.active & 1].lengths[:h.index[h.active & 1].lengths_used]:
+            self._rebuild(length)
+        elif h.index[h.active & 1].used >= h.capacity // 2:
+            self._rebuild(-1)
+        put_entry(self.table.addresses[h.active & 1], self.table.address_mask, &h.index[h.active & 1], key, length, slot)
+
+    def delete(self, bytes address, uint8_t length, uint32_t slot):
+        """Take a prefix out, if it still leads to that slot; say whether it did."""
+        cdef uint64_t key[2]
+        prefix_key(address, length, key)
+        cdef AddressEntry* e = find_entry(self.table.addresses[self.table.header.active & 1], self.table.address_mask, key, length)
+        if e == NULL or e.used != 1 or e.slot != slot:
+            return False
+        store_release8(&e.used, 2)
+        return True
+
+    def lookup(self, bytes address):
+        """The slot that an address leads to, or 0."""
+        cdef uint64_t key[2]
+        if len(address) != 16:
+            raise ValueError("an address has 16 octets here")
+        memcpy(key, <const char*>address, 16)
+        return by_address(&self.table, key)
+
+    cdef _rebuild(self, int new_length):
+        """Copy what is in use to the other copy, without tombstones and with one more length; swap."""
+        cdef Header* h = self.table.header
+        cdef int old = h.active & 1, new = old ^ 1
+        cdef AddressEntry* source = self.table.addresses[old]
+        cdef AddressEntry* target = self.table.addresses[new]
+        cdef uint32_t i
+        lengths = set(h.index[old].lengths[:h.index[old].lengths_used])
+        if new_length >= 0:
+            lengths.add(new_length)
+        if len(lengths) > LENGTHS:
+            raise ValueError(f"more than {LENGTHS} prefix lengths in use")
+        if self.swapped is not None:
+            self._wait(self.swapped)
+        memset(target, 0, h.capacity * sizeof(AddressEntry))
+        memset(&h.index[new], 0, sizeof(AddressIndex))
+        for i, length in enumerate(sorted(lengths, reverse=True)):
+            h.index[new].lengths[i] = length
+        for i in range(h.capacity):
+            if source[i].used == 1:
+                put_entry(target, self.table.address_mask, &h.index[new], source[i].key, source[i].length, source[i].slot)
+        store_release8(&h.index[new].lengths_used, <uint8_t>len(lengths))
+        store_release8(&h.active, <uint8_t>new)
+        self.swapped = self.epochs()
+
+    # -- tunnels
+
+    def write_tunnel(self, uint16_t tunnel, uint8_t state, uint16_t peer_tunnel, uint16_t ns, uint16_t nr, uint16_t acked, path):
+        """What a restart needs of a tunnel; before the acknowledgment of what it says leaves."""
+        cdef Tunnel* t = &self.table.tunnels[tunnel]
+        if state == 0:
+            store_release8(&t.state, 0)
+            t.worker_acks = 0
+            return
+        t.peer_tunnel, t.ns, t.nr, t.acked = peer_tunnel, ns, nr, acked
+        fill_path(&t.path, path)
+        store_release8(&t.state, state)
+
+    def read_tunnel(self, uint16_t tunnel):
+        """(state, peer tunnel id, ns, nr, acked, path, HELLOs that a worker acknowledged)."""
+        cdef Tunnel* t = &self.table.tunnels[tunnel]
+        return (t.state, t.peer_tunnel, t.ns, t.nr, t.acked,
+                (t.path.port, t.path.local[:16], t.path.local_port, t.path.peer[:16], t.path.peer_port), t.worker_acks)
+
+
+cdef fill_path(Path* p, path):
+    port, local, local_port, peer, peer_port = path[:5]
+    if len(local) != 16 or len(peer) != 16:
+        raise ValueError("an address has 16 octets here")
+    p.port, p.local_port, p.peer_port = port, local_port, peer_port
+    memcpy(p.local, <const char*>local, 16)
+    memcpy(p.peer, <const char*>peer, 16)
+
+
+cdef fill_config(Config* c, dict config):
+    """Set the named fields; what is not named keeps its value."""
+    cdef bytes b
+    for name, value in config.items():
+        if name == "template":
+            b = value
+            if len(b) > TEMPLATE:
+                raise ValueError(f"a template of {len(b)} octets")
+            memcpy(c.template, <const char*>b, len(b))
+            c.template_length = <uint8_t>len(b)
+        elif name == "address":
+            b = value
+            memcpy(c.address, <const char*>b, min(16, len(b)))
+        elif name == "gateway":
+            b = value
+            memcpy(c.gateway, <const char*>b, min(16, len(b)))
+        elif name == "flags":
+            c.flags = value
+        elif name == "ppp_at":
+            c.ppp_at = value
+        elif name == "ns_at":
+            c.ns_at = value
+        elif name == "length_at":
+            c.length_at = value
+        elif name == "mtu":
+            c.mtu = value
+        elif name == "mss":
+            c.mss = value
+        elif name == "keepalive":
+            c.keepalive = value
+        elif name == "tos":
+            c.tos = value
+        elif name == "our_magic":
+            c.our_magic = value
+        elif name == "peer_magic":
+            c.peer_magic = value
+        elif name == "header_room":
+            c.header_room = value
+        else:
+            raise TypeError(f"no field {name}")
+
+
+cdef prefix_key(bytes address, uint8_t length, uint64_t* key):
+    cdef uint64_t whole[2]
+    if len(address) != 16 or length > 128:
+        raise ValueError("a prefix is 16 octets and a length up to 128 here")
+    memcpy(whole, <const char*>address, 16)
+    cut_key(whole, length, key)
+
+
+cdef AddressEntry* find_entry(AddressEntry* entries, uint32_t mask, const uint64_t* key, uint8_t length) noexcept:
+    """The entry or tombstone of this prefix, or NULL."""
+    cdef uint32_t at = address_hash(key, length) & mask
+    while entries[at].used:
+        if entries[at].key[0] == key[0] and entries[at].key[1] == key[1] and entries[at].length == length:
+            return &entries[at]
+        at = (at + 1) & mask
+    return NULL
+
+
+cdef void put_entry(AddressEntry* entries, uint32_t mask, AddressIndex* index, const uint64_t* key, uint8_t length,
+                    uint32_t slot) noexcept:
+    """Insert; a tombstone of the same key may be taken again, no other."""
+    cdef AddressEntry* e = find_entry(entries, mask, key, length)
+    cdef uint32_t at
+    if e == NULL:
+        at = address_hash(key, length) & mask
+        while entries[at].used:
+            at = (at + 1) & mask
+        e = &entries[at]
+        e.key[0], e.key[1], e.length = key[0], key[1], length
+        index.used += 1
+    store_release32(&e.slot, slot)
+    store_release8(&e.used, 1)
+
+
+def session_dtype():
+    cdef Session* s = NULL
+    cdef Session* z = NULL
+    base = <size_t>z
+    fields = [
+        ("generation", "u4", <size_t>&s.generation), ("tunnel", "u2", <size_t>&s.tunnel), ("session", "u2", <size_t>&s.session),
+        ("kind", "u1", <size_t>&s.kind), ("state", "u1", <size_t>&s.state), ("owner", "u1", <size_t>&s.owner),
+        ("peer", "V16", <size_t>&s.path.peer), ("peer_port", "u2", <size_t>&s.path.peer_port),
+        ("rx_packets", "u8", <size_t>&s.rx_packets), ("rx_bytes", "u8", <size_t>&s.rx_bytes),
+        ("last_rx", "u4", <size_t>&s.last_rx), ("last_user", "u4", <size_t>&s.last_user),
+        ("tx_packets", "u8", <size_t>&s.tx_packets), ("tx_bytes", "u8", <size_t>&s.tx_bytes),
+        ("last_tx_user", "u4", <size_t>&s.last_tx_user), ("echoes", "u1", <size_t>&s.echoes)]
+    return _dtype(fields, sizeof(Session), base)
+
+
+def tunnel_dtype():
+    cdef Tunnel* t = NULL
+    fields = [("state", "u1", <size_t>&t.state), ("peer_tunnel", "u2", <size_t>&t.peer_tunnel), ("ns", "u2", <size_t>&t.ns),
+              ("nr", "u2", <size_t>&t.nr), ("acked", "u2", <size_t>&t.acked), ("worker_acks", "u4", <size_t>&t.worker_acks)]
+    return _dtype(fields, sizeof(Tunnel), 0)
+
+
+def worker_dtype():
+    cdef WorkerRecord* w = NULL
+    fields = [("epoch", "u8", <size_t>&w.epoch), ("asleep", "u1", <size_t>&w.asleep), ("heartbeat", "u8", <size_t>&w.heartbeat),
+              ("busy_ns", "u8", <size_t>&w.busy_ns), ("wakes", "u8", <size_t>&w.wakes), ("batches", "u8", <size_t>&w.batches),
+              ("packets_up", "u8", <size_t>&w.packets_up), ("packets_down", "u8", <size_t>&w.packets_down),
+              ("ring_in", "u8", <size_t>&w.ring_in), ("ring_out", "u8", <size_t>&w.ring_out),
+              ("super_in", "u8", <size_t>&w.super_in), ("super_out", "u8", <size_t>&w.super_out),
+              ("gso_sends", "u8", <size_t>&w.gso_sends), ("gso_failures", "u8", <size_t>&w.gso_failures),
+              ("sends", "u8", <size_t>&w.sends), ("receives", "u8", <size_t>&w.receives), ("reads", "u8", <size_t>&w.reads),
+              ("writes", "u8", <size_t>&w.writes), ("verdicts", ("u8", COUNTERS), <size_t>&w.verdicts)]
+    return _dtype(fields, sizeof(WorkerRecord), 0)
+
+
+def _dtype(fields, size, base):
+    names, formats, offsets = zip(*fields)
+    return np.dtype({"names": names, "formats": formats, "offsets": [o - base for o in offsets], "itemsize": size})

@@ -1,0 +1,151 @@
+"""The tables file: publishing, retiring, configuration copies, prefixes, quiescence."""
+import ipaddress
+import os
+import stat
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headrace.fastpath import table
+from headrace.fastpath.packet import Kind
+from headrace.fastpath.table import State
+
+PATH = (0, bytes(10) + b"\xff\xff\x0a\x00\x00\x01", 1701, bytes(10) + b"\xff\xff\x0a\x00\x00\x02", 40000)
+
+
+def mapped(address):
+    return bytes(10) + b"\xff\xff" + ipaddress.IPv4Address(address).packed
+
+
+@pytest.fixture
+def tables(tmp_path):
+    return make(tmp_path / "tables", 1000)
+
+
+def make(path, max_sessions, workers=2):
+    table.create(path, max_sessions=max_sessions, workers=workers)
+    fd = os.open(path, os.O_RDWR)
+    try:
+        return table.Tables(fd)
+    finally:
+        os.close(fd)
+
+
+def test_file_is_private_and_sparse(tmp_path):
+    make(tmp_path / "t", 200_000)
+    s = os.stat(tmp_path / "t")
+    assert stat.S_IMODE(s.st_mode) == 0o600
+    assert s.st_blocks * 512 < 1 << 20 < s.st_size
+
+
+@pytest.mark.parametrize("sessions, banks", [(1, 1), (52427, 1), (52428, 2), (65536, 2), (200_000, 4), (1_000_000, 32)])
+def test_banks_leave_a_quarter_free(sessions, banks):
+    assert table.banks_for(sessions) == banks
+    assert banks * 65534 >= 1.25 * sessions
+
+
+def test_another_layout_is_refused(tmp_path):
+    make(tmp_path / "t", 10)
+    with open(tmp_path / "t", "r+b") as f:
+        f.seek(8)
+        f.write(b"\xff")
+        f.flush()
+        with pytest.raises(table.LayoutError, match="layout 255"):
+            table.Tables(f.fileno())
+        f.truncate(10)
+        with pytest.raises(table.LayoutError, match="cut off"):
+            table.Tables(f.fileno())
+
+
+def test_publish_configure_retire(tables):
+    slot, generation = tables.publish(Kind.KIND_L2TP, 7, 9, 1, PATH, mtu=1450, template=b"abc", address=mapped("10.67.0.2"))
+    assert slot == tables.slot(7, 9) and tables.state(slot) == State.OPENING
+    row = tables.sessions()[slot]
+    assert (row["tunnel"], row["session"], row["owner"], row["peer_port"], row["kind"]) == (7, 9, 1, 40000, Kind.KIND_L2TP)
+    with pytest.raises(ValueError, match="in use"):
+        tables.publish(Kind.KIND_L2TP, 7, 9, 1, PATH)
+    tables.configure(slot, mtu=1400)
+    tables.set_state(slot, State.OPEN)
+    tables.retire(slot)
+    assert tables.state(slot) == State.RETIRED
+    assert tables.publish(Kind.KIND_L2TP, 7, 9, 1, PATH) == (slot, generation + 1)
+
+
+def test_ids_of_another_bank_lead_elsewhere(tmp_path):
+    tables = make(tmp_path / "t", 200_000)
+    assert len({tables.slot(tunnel, 5) for tunnel in range(1, 9)}) == tables.banks == 4
+
+
+def test_a_mark_passes_only_when_every_worker_moved_or_sleeps(tmp_path):
+    tables = make(tmp_path / "t", 10)
+    assert tables.passed(tables.epochs())        # a new file: no worker is awake
+    records = tables.worker_records()
+    at = os.stat(tmp_path / "t").st_size - 2 * records.itemsize
+    with open(tmp_path / "t", "r+b", buffering=0) as f:
+        def write(worker, epoch, asleep):
+            f.seek(at + worker * records.itemsize)
+            f.write(epoch.to_bytes(8, "little") + bytes([asleep]))
+        write(0, 5, 0)
+        write(1, 9, 0)
+        mark = tables.epochs()
+        assert mark == [5, 9] and not tables.passed(mark)
+        write(0, 6, 0)
+        assert not tables.passed(mark)
+        write(1, 9, 1)
+        assert tables.passed(mark)
+
+
+def test_unknown_field_and_oversize_template(tables):
+    with pytest.raises(TypeError):
+        tables.publish(Kind.KIND_L2TP, 1, 1, 0, PATH, colour=3)
+    with pytest.raises(ValueError, match="65"):
+        tables.publish(Kind.KIND_L2TP, 1, 2, 0, PATH, template=bytes(65))
+
+
+def test_longest_prefix_wins_and_delete_is_by_owner(tables):
+    tables.insert(mapped("10.0.0.0"), 96 + 8, 100)
+    tables.insert(mapped("10.1.0.0"), 96 + 16, 101)
+    tables.insert(mapped("10.1.2.3"), 128, 102)
+    assert [tables.lookup(mapped(a)) for a in ("10.9.9.9", "10.1.9.9", "10.1.2.3", "11.0.0.1")] == [100, 101, 102, 0]
+    assert not tables.delete(mapped("10.1.2.3"), 128, 999)
+    assert tables.delete(mapped("10.1.2.3"), 128, 102)
+    assert tables.lookup(mapped("10.1.2.3")) == 101
+    tables.insert(mapped("10.1.2.3"), 128, 103)
+    assert tables.lookup(mapped("10.1.2.3")) == 103
+
+
+def test_many_come_and_go_through_rebuilds(tables):
+    """More insertions than the index has entries: tombstones are swept, nothing is lost."""
+    keep = [mapped(f"10.2.{i // 250}.{i % 250}") for i in range(500)]
+    for i, a in enumerate(keep):
+        tables.insert(a, 128, 1000 + i)
+    for i in range(9000):
+        a = mapped(f"10.3.{i // 250}.{i % 250}")
+        tables.insert(a, 128, 7)
+        assert tables.lookup(a) == 7
+        assert tables.delete(a, 128, 7)
+    assert [tables.lookup(a) for a in keep] == list(range(1000, 1500))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.binary(min_size=16, max_size=16), st.sampled_from([0, 1, 17, 64, 65, 104, 127, 128]), st.integers(1, 1 << 20)),
+                max_size=30), st.binary(min_size=16, max_size=16))
+def test_lookup_is_longest_match(tmp_path_factory, rows, address):
+    tables = make(tmp_path_factory.mktemp("t") / "t", 100)
+    best = {}
+    for key, length, slot in rows:
+        tables.insert(key, length, slot)
+        best[int.from_bytes(key) >> (128 - length), length] = slot
+    for a in [address, *(r[0] for r in rows)]:
+        n = int.from_bytes(a)
+        want = next((best[n >> (128 - length), length] for length in range(128, -1, -1) if (n >> (128 - length), length) in best), 0)
+        assert tables.lookup(a) == want
+
+
+def test_tunnel_record_round_trip(tables):
+    tables.write_tunnel(77, 3, 1234, 5, 6, 4, PATH)
+    assert tables.read_tunnel(77) == (3, 1234, 5, 6, 4, (PATH[0], PATH[1], PATH[2], PATH[3], PATH[4]), 0)
+    assert tables.tunnels()["state"].nonzero()[0].tolist() == [77]
+    tables.write_tunnel(77, 0, 0, 0, 0, 0, PATH)
+    assert not tables.tunnels()["state"].any()
