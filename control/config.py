@@ -1,0 +1,271 @@
+"""The configuration: one TOML file, validated as a whole before anything starts.
+
+load() gives a frozen Config, or a ConfigError whose text is one sentence: the file and line, the
+key, and what would be right. The children of the supervisor get the same Config as JSON, with its
+secrets, through a sealed memory file and never by argument or environment (dump, restore).
+"""
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from .settings import SECRETS, Config, Table
+
+PLACES = (Path("headrace.toml"), Path("/etc/headrace/headrace.toml"))
+Key = tuple[str | int, ...]
+Problem = tuple[Key, str]
+
+
+class ConfigError(Exception):
+    """The first problem of a file is the text; `problems` has a sentence for each, in the file's order."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__(problems[0])
+        self.problems = problems
+
+
+def find(path: Path | None) -> Path:
+    """The file that was named, or the first of PLACES that exists."""
+    for place in (path,) if path else PLACES:
+        if place.exists():
+            return place
+    if path:
+        raise ConfigError([f"{path}: there is no such file"])
+    raise ConfigError([f"there is no configuration: neither {PLACES[0]} here nor {PLACES[1]} exists, and `headrace run` writes the first"])
+
+
+def parse(path: Path) -> tuple[str, dict[str, Any]]:
+    try:
+        text = path.read_text()
+        return text, tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        match = re.search(r"(.*) \(at line (\d+), column (\d+)\)", str(error))
+        place, why = (f"{path}:{match[2]}", match[1]) if match else (str(path), str(error))
+        raise ConfigError([f"{place}: is not TOML: {why[:1].lower()}{why[1:]}"])
+    except UnicodeDecodeError:
+        raise ConfigError([f"{path}: is not UTF-8 text"])
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"])
+
+
+def load(path: Path) -> Config:
+    """The configuration in path, or ConfigError."""
+    text, raw = parse(path)
+    try:
+        config = Config.model_validate(raw)
+        problems = list(conflicts(config))
+    except ValidationError as error:
+        errors = [(tuple(e["loc"]), e) for e in error.errors(include_url=False)]
+        problems = [describe(loc, e) for loc, e in errors     # a list whose elements are all wrong is reported as too short as well
+                    if e["type"] != "too_short" or not any(other[:-1] == loc for other, _ in errors)]
+    if problems:
+        lines = [(line_of(text, key), key, sentence) for key, sentence in problems]
+        lines.sort(key=lambda row: row[0])
+        raise ConfigError([f"{path}{f':{line}' if line else ''}: {dotted(key)} {sentence}" for line, key, sentence in lines])
+    return config
+
+
+def run_dir(path: Path) -> Path:
+    """Where a concentrator with this file keeps its socket; other mistakes in the file do not matter for that."""
+    table = parse(path)[1].get("concentrator")
+    value = table.get("run-dir") if isinstance(table, dict) else None
+    return Path(value) if isinstance(value, str) else Config().concentrator.run_dir
+
+
+def dump(config: Config) -> bytes:
+    return config.model_dump_json(by_alias=True).encode()
+
+
+def restore(data: bytes) -> Config:
+    return Config.model_validate_json(data)
+
+
+def dotted(key: Key) -> str:
+    """server.l2tp.listen[1], with quotes where TOML wants them."""
+    shown = ""
+    for part in key:
+        if isinstance(part, int):
+            shown += f"[{part}]"
+        else:
+            shown += ("." if shown else "") + (part if re.fullmatch(r"[A-Za-z0-9_-]+", part) else '"' + part + '"')
+    return shown
+
+
+# -- where: a small scan of the text -----------------------------------------------------------
+
+def line_of(text: str, key: Key) -> int:
+    """The line of the deepest part of key that the text names; 0 when it names none.
+
+    Each header and each `name =` is read by the TOML parser itself, so that quoting is right; what
+    stands inside a value over several lines has neither form, or does not parse.
+    """
+    wanted = tuple(part for part in key if isinstance(part, str))
+    best, best_depth = 0, 0
+    here: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[\[?(.+?)\]\]?\s*(#.*)?$", line)
+        if header:
+            names = here = path_of(f"[{header[1]}]")
+        else:
+            assigned = re.match(r"""\s*((?:"[^"]*"|'[^']*'|[\w.\s-])+?)\s*=""", line)
+            names = here + path_of(f"{assigned[1]} = 0") if assigned else ()
+        depth = min(len(names), len(wanted))
+        if depth > best_depth and names[:depth] == wanted[:depth]:
+            best, best_depth = number, depth
+    return best
+
+
+def path_of(fragment: str) -> tuple[str, ...]:
+    try:
+        node: Any = tomllib.loads(fragment)
+    except tomllib.TOMLDecodeError:
+        return ()
+    names = []
+    while isinstance(node, dict) and node:
+        name, node = next(iter(node.items()))
+        names.append(name)
+    return tuple(names)
+
+
+# -- what: pydantic's errors as sentences ------------------------------------------------------
+
+def describe(loc: Key, error: Any) -> Problem:
+    kind, limits, secret = error["type"], error.get("ctx", {}), str(loc[-1]) in SECRETS
+    if kind == "extra_forbidden":
+        return loc, unknown(loc)
+    if kind == "missing":
+        return loc, f"is missing, and [{dotted(loc[:-1])}] needs it"
+    was = "" if secret or isinstance(error["input"], (dict, list)) else f"is {shown(error['input'])}, but "
+    if kind == "value_error":
+        return loc, was + str(limits["error"])
+    if kind == "literal_error":
+        later = error["input"] in ("pptp", "pppoe", "sstp", "eap")
+        return loc, was + ("that is not in this version: it " if later else "") + f"must be {limits['expected'].replace(chr(39), chr(34))}"
+    if kind in ("greater_than_equal", "less_than_equal"):
+        return loc, was + bounds(loc)
+    if kind == "too_short":
+        return loc, "is empty, but must have at least one element"
+    if kind == "too_long":
+        return loc, f"has too many elements, but must have at most {limits['max_length']}"
+    wants = {"string_type": "a string", "bool_type": "true or false", "int_type": "a whole number",
+             "tuple_type": "a list", "dict_type": "a table", "model_type": "a table",
+             "string_pattern_mismatch": "an interface name of at most 15 letters, digits, '.', '_' and '-'", "path_type": "a path"}
+    return loc, was + f"must be {wants.get(kind, error['msg'])}"
+
+
+def shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return '"' + value + '"' if isinstance(value, str) else str(value)
+
+
+def models(loc: Key) -> Iterator[tuple[str, type[Table] | None]]:
+    """The table that each part of loc stands in; None under a table whose names the user chooses."""
+    model: type[Table] | None = Config
+    inner: type[Table] | None = None
+    for part in loc:
+        yield str(part), model
+        if model is None:               # part was a chosen name: its table is the dictionary's value
+            model = inner
+        else:
+            field = next((f for f in model.model_fields.values() if f.alias == part), None)
+            kind = field.annotation if field else None
+            inner = next((a for a in get_args(kind) if isinstance(a, type) and issubclass(a, Table)), None)
+            model = kind if isinstance(kind, type) and issubclass(kind, Table) else None
+
+
+def bounds(loc: Key) -> str:
+    """The range of a number, from its constraints."""
+    name, model = [row for row in models(loc) if row[1] is not None][-1]
+    assert model is not None
+    field = next(f for f in model.model_fields.values() if f.alias == name)
+    low = next((m.ge for m in field.metadata if getattr(m, "ge", None) is not None), 0)
+    high = next((m.le for m in field.metadata if getattr(m, "le", None) is not None), None)
+    if name == "spin":
+        return "must be at most 10ms"
+    return f"must be from {low} to {high}"
+
+
+def unknown(loc: Key) -> str:
+    """Why a key is refused: it comes later, or it is nearly another, or it is nothing."""
+    name, model = list(models(loc))[-1]
+    if model and name in model.later:
+        return "is not in this version; take it out"
+    known = [str(f.alias) for f in model.model_fields.values()] if model else []
+    near = difflib.get_close_matches(name, known, 1, 0.6)
+    return f"is an unknown key; did you mean {near[0]}?" if near else f"is an unknown key; known here are {', '.join(known)}"
+
+
+# -- across tables -----------------------------------------------------------------------------
+
+def conflicts(config: Config) -> Iterator[Problem]:
+    """What no value shows alone."""
+    yield from pools(config)
+    locals_ = {profile.local_address: name for name, profile in config.profiles.items()}
+    for name, profile in config.profiles.items():
+        where: Key = ("profiles", name)
+        remote = profile.remote_address
+        if isinstance(remote, str):
+            if remote not in config.pools:
+                yield (*where, "remote-address"), f'is "{remote}", which is not a pool; {named("pools", config.pools)}'
+        elif remote in locals_:
+            yield (*where, "remote-address"), \
+                f'is {remote}, which is the local-address of profile "{locals_[remote]}"; two ends need two addresses'
+        for pool, networks in config.pools.items():
+            if any(n.prefixlen < 31 and profile.local_address in (n.network_address, n.broadcast_address) for n in networks):
+                yield (*where, "local-address"), \
+                    f'is {profile.local_address}, the first or last address of pool "{pool}"; one between them would be right'
+    l2tp = config.server.l2tp
+    if l2tp.enabled and l2tp.default_profile not in config.profiles:
+        yield ("server", "l2tp", "default-profile"), \
+            f'is "{l2tp.default_profile}", which does not exist; {named("profiles", config.profiles)}'
+    if l2tp.hidden and not l2tp.tunnel_secret:
+        yield ("server", "l2tp", "hidden"), "is true, but hiding needs a key: set tunnel-secret too"
+    if l2tp.max_sessions > config.concentrator.max_sessions:
+        yield (("server", "l2tp", "max-sessions"), f"is {l2tp.max_sessions}, but must not be above concentrator.max-sessions, "
+               f"which is {config.concentrator.max_sessions}")
+    if config.concentrator.masquerade == config.concentrator.interface:
+        yield ("concentrator", "masquerade"), f"is {config.concentrator.interface}, the tunnels' own interface; name the uplink"
+    yield from secrets(config, set(locals_))
+
+
+def pools(config: Config) -> Iterator[Problem]:
+    seen: list[tuple[str, Any]] = []
+    for name, networks in config.pools.items():
+        if re.fullmatch(r"[0-9.]+", name):
+            yield ("pools", name), "looks like an address; a name with a letter in it would be right"
+        for network in networks:
+            for other, before in seen:
+                if network.overlaps(before):
+                    whose = "itself" if other == name else f'pool "{other}"'
+                    yield ("pools", name), f"has {network}, which overlaps {before} of {whose}; pools must not share addresses"
+            seen.append((name, network))
+
+
+def secrets(config: Config, locals_: set[Any]) -> Iterator[Problem]:
+    fixed: dict[Any, str] = {}
+    for user, secret in config.secrets.items():
+        where: Key = ("secrets", user)
+        name = secret.profile or config.server.l2tp.default_profile
+        profile = config.profiles.get(name)
+        if secret.profile and profile is None:
+            yield (*where, "profile"), f'is "{name}", which does not exist; {named("profiles", config.profiles)}'
+        if profile and secret.remote_address is None and profile.remote_address is None:
+            yield where, f'gets no address: give it a remote-address, or its profile "{name}" one'
+        if secret.remote_address in locals_:
+            yield (*where, "remote-address"), \
+                f"is {secret.remote_address}, which is a profile's local-address; two ends need two addresses"
+        elif secret.remote_address in fixed:
+            yield (*where, "remote-address"), f'is {secret.remote_address}, which "{fixed[secret.remote_address]}" has already; each needs its own'
+        elif secret.remote_address:
+            fixed[secret.remote_address] = user
+
+
+def named(what: str, names: Any) -> str:
+    return f"the {what} are {', '.join(sorted(names))}" if names else f"there are no {what}"

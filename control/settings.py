@@ -1,0 +1,180 @@
+"""What the configuration file may say: one class a table, one attribute a key.
+
+Names are RouterOS' where it has one (kebab-case in the file, snake_case here). A key is here only
+when the code that makes it work is; `later` names the keys that RouterOS users will try and that this
+version refuses. Checks of one value stand here, checks across tables in config.py.
+"""
+from __future__ import annotations
+
+import re
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StrictBool,
+    StrictInt,
+    StringConstraints,
+)
+
+from . import duration
+
+SECRETS = {"password", "tunnel-secret"}     # values that no message repeats
+
+
+def _listener(text: Any) -> str:
+    """One spelling for each address and port, so that duplicates show: `0.0.0.0:1701`, `[::]:1701`."""
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::(\d{1,5}))?", text) if isinstance(text, str) else None
+    problem = 'must be an address and a port such as "0.0.0.0:1701" or "[::]:1701"'
+    if not match:
+        raise ValueError(problem)
+    six, four, port = match.groups()
+    number = int(port) if port else 1701
+    if not 1 <= number <= 65535:
+        raise ValueError(f"{problem}, with a port from 1 to 65535")
+    try:
+        return f"[{IPv6Address(six)}]:{number}" if six else f"{IPv4Address(four)}:{number}"
+    except AddressValueError:
+        raise ValueError(problem)
+
+
+def _network(text: Any) -> IPv4Network:
+    if isinstance(text, IPv4Network):
+        return text
+    try:
+        loose = IPv4Network(text, strict=False) if isinstance(text, str) else None
+    except ValueError:
+        loose = None
+    if loose is None:
+        raise ValueError('must be an IPv4 prefix such as "10.67.0.0/16"')
+    if str(loose.network_address) != text.split("/")[0]:
+        raise ValueError(f'has bits set beyond its length, and "{loose}" would be right')
+    if loose.prefixlen < 8:
+        raise ValueError("must not be wider than a /8")
+    return loose
+
+
+def _address(value: Any) -> IPv4Address:
+    try:
+        if isinstance(value, (str, IPv4Address)):
+            address = IPv4Address(value)
+            if not (address.is_unspecified or address.is_multicast or int(address) == 0xFFFFFFFF):
+                return address
+    except AddressValueError:
+        pass
+    raise ValueError('must be an IPv4 address such as "10.67.0.1"')
+
+
+def _pool_or_address(value: Any) -> IPv4Address | str:
+    """A name is a pool's; what looks like an address must be one."""
+    if not isinstance(value, str) or not value:
+        raise ValueError('must be an IPv4 address such as "10.67.0.9", or the name of a pool')
+    return _address(value) if re.fullmatch(r"[0-9.]+", value) else value
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError('must be an absolute path such as "/run/headrace"')
+    return path
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = sorted({str(v) for v in values if values.count(v) > 1})
+    if twice:
+        raise ValueError(f"names {twice[0]} twice, and once would be right")
+    return values
+
+
+Duration = Annotated[float, BeforeValidator(duration.parse)]
+Listener = Annotated[str, BeforeValidator(_listener)]
+Address = Annotated[IPv4Address, BeforeValidator(_address), PlainSerializer(str)]
+Network = Annotated[IPv4Network, BeforeValidator(_network), PlainSerializer(str)]
+PoolOrAddress = Annotated[IPv4Address | str, BeforeValidator(_pool_or_address), PlainSerializer(str)]
+Interface = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,15}$")]
+Mtu = Annotated[StrictInt, Field(ge=576, le=1500)]
+Method = Literal["mschap2", "mschap1", "chap", "pap"]
+
+
+class Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True,
+                              alias_generator=lambda name: name.replace("_", "-"))
+    later: ClassVar[frozenset[str]] = frozenset()
+
+
+class Concentrator(Table):
+    """[concentrator]: the process and its interface."""
+    interface: Interface = "hr0"
+    workers: Annotated[StrictInt, Field(ge=0, le=64)] = 0
+    max_sessions: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 65536
+    run_dir: Annotated[Path, AfterValidator(_absolute), PlainSerializer(str)] = Path("/run/headrace")
+    offload: Literal["auto", "uso", "tso", "csum", "none"] = "auto"
+    spin: Annotated[Duration, Field(le=0.01)] = 50e-6
+    log: Literal["debug", "info", "warning", "error"] = "info"
+    forwarding: StrictBool = True
+    masquerade: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{0,15}$")] = ""
+
+
+class Profile(Table):
+    """[profiles.NAME]: what a session gets. The secret's own address beats the profile's."""
+    later: ClassVar[frozenset[str]] = frozenset((
+        "use-encryption", "use-compression", "rate-limit", "session-timeout", "idle-timeout", "use-ipv6",
+        "remote-ipv6-prefix-pool", "dhcpv6-pd-pool", "bridge", "on-up", "on-down", "address-list", "interface-list",
+        "incoming-filter", "outgoing-filter"))
+    local_address: Address
+    remote_address: PoolOrAddress | None = None
+    dns_server: Annotated[tuple[Address, ...], Field(max_length=2), AfterValidator(_distinct)] = ()
+    wins_server: Annotated[tuple[Address, ...], Field(max_length=2), AfterValidator(_distinct)] = ()
+    change_tcp_mss: StrictBool = True
+    only_one: Literal["default", "no", "yes"] = "default"
+
+
+class Secret(Table):
+    """[secrets.USER]. Precedence: secret, then profile, then the server's default profile."""
+    later: ClassVar[frozenset[str]] = frozenset((
+        "routes", "limit-bytes-in", "limit-bytes-out", "rate-limit", "session-timeout", "idle-timeout"))
+    password: str = Field(repr=False)
+    profile: str | None = None
+    service: Literal["any", "l2tp"] = "any"
+    remote_address: Address | None = None
+    caller_id: str | None = None
+
+
+class L2tp(Table):
+    """[server.l2tp]: L2TPv2 on UDP (RFC 2661). max-sessions 0: as many as the concentrator takes; keepalive-timeout 0: none."""
+    later: ClassVar[frozenset[str]] = frozenset((
+        "mrru", "use-ipsec", "ipsec-secret", "one-session-per-host", "allow-fast-path", "caller-id-type"))
+    enabled: StrictBool = False
+    listen: Annotated[tuple[Listener, ...], Field(min_length=1), AfterValidator(_distinct)] = ("0.0.0.0:1701",)
+    authentication: Annotated[tuple[Method, ...], Field(min_length=1), AfterValidator(_distinct)] = ("mschap2", "mschap1")
+    default_profile: str = "default-encryption"
+    max_mtu: Mtu = 1450
+    max_mru: Mtu = 1450
+    keepalive_timeout: Duration = 30.0
+    max_sessions: Annotated[StrictInt, Field(ge=0, le=1_000_000)] = 0
+    tunnel_secret: str = Field(default="", repr=False)
+    hidden: StrictBool = False
+
+
+class Server(Table):
+    later: ClassVar[frozenset[str]] = frozenset(["pptp", "pppoe", "sstp"])
+    l2tp: L2tp = Field(default_factory=L2tp)
+
+
+class Config(Table):
+    """The whole file, validated."""
+    later: ClassVar[frozenset[str]] = frozenset(["client", "radius", "accounting", "api", "ipsec"])
+    concentrator: Concentrator = Field(default_factory=Concentrator)
+    pools: dict[str, Annotated[tuple[Network, ...], Field(min_length=1)]] = {}
+    profiles: dict[str, Profile] = {}
+    secrets: dict[str, Secret] = {}
+    server: Server = Field(default_factory=Server)
+
+    def profile_of(self, secret: Secret, default: str) -> Profile:
+        """The profile in force for a secret at a server whose default profile this is."""
+        return self.profiles[secret.profile or default]

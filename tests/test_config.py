@@ -1,0 +1,188 @@
+"""The configuration: what a file gives, and one sentence for each mistake."""
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import pytest
+from headrace.control import config, duration
+from headrace.control.config import ConfigError
+
+BASE = """\
+[concentrator]
+workers = 2
+
+[pools]
+clients = ["10.67.0.0/16"]
+
+[profiles.default-encryption]
+local-address = "10.67.0.1"
+remote-address = "clients"
+
+[secrets.joe]
+password = "s3cret-word"
+
+[server.l2tp]
+enabled = true
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(text: str) -> Path:
+        path = tmp_path / "headrace.toml"
+        path.write_text(text)
+        return path
+    return write
+
+
+def test_values(file):
+    c = config.load(file(BASE + 'listen = ["0.0.0.0", "[::0]:1702"]\nkeepalive-timeout = "1m30s"\n'))
+    assert c.concentrator.workers == 2 and c.concentrator.interface == "hr0" and c.concentrator.spin == 50e-6
+    assert c.pools["clients"] == (IPv4Network("10.67.0.0/16"),)
+    assert c.profiles["default-encryption"].remote_address == "clients"
+    assert c.profile_of(c.secrets["joe"], "default-encryption").local_address == IPv4Address("10.67.0.1")
+    assert c.server.l2tp.listen == ("0.0.0.0:1701", "[::]:1702") and c.server.l2tp.keepalive_timeout == 90
+
+
+def test_result_is_frozen(file):
+    with pytest.raises(ValueError, match="frozen"):
+        config.load(file(BASE)).server.l2tp.max_mtu = 1
+
+
+def test_crosses_to_the_children_whole(file):
+    c = config.load(file(BASE + 'tunnel-secret = "t"\n[profiles.one]\nlocal-address = "10.9.0.1"\nremote-address = "10.9.0.2"\n'))
+    again = config.restore(config.dump(c))
+    assert again == c and again.secrets["joe"].password == "s3cret-word" and again.profiles["one"].remote_address == IPv4Address("10.9.0.2")
+
+
+def test_secrets_are_not_in_the_representation(file):
+    assert "s3cret-word" not in repr(config.load(file(BASE)))
+
+
+# what is added to BASE, in [server.l2tp] unless it opens a table; the line; what the sentence says
+MISTAKES = [
+    ("max-mtu = 99999", 16, "server.l2tp.max-mtu is 99999, but must be from 576 to 1500"),
+    ('max-mtu = "big"', 16, 'server.l2tp.max-mtu is "big", but must be a whole number'),
+    ("max-mtuu = 1400", 16, "server.l2tp.max-mtuu is an unknown key; did you mean max-mtu?"),
+    ("max_mtu = 1400", 16, "server.l2tp.max_mtu is an unknown key; did you mean max-mtu?"),
+    ("mrru = 1600", 16, "server.l2tp.mrru is not in this version; take it out"),
+    ("[server.pptp]\nenabled = true", 16, "server.pptp is not in this version; take it out"),
+    ("[client.l2tp.x]\nuser = 'x'", 16, "client is not in this version; take it out"),
+    ("[profiles.p]\nlocal-address = '10.1.0.1'\nuse-encryption = 'yes'", 18,
+     "profiles.p.use-encryption is not in this version; take it out"),
+    ("[profiles.p]\nlocal-address = '10.1.0.1'\nrate-limit = '1M'", 18, "profiles.p.rate-limit is not in this version; take it out"),
+    ("[secrets.l2tp]\npassword = 'x'\nroutes = []", 18, "secrets.l2tp.routes is not in this version; take it out"),
+    ("[secrets.ann]\nprofile = 'x'", 16, "secrets.ann.password is missing, and [secrets.ann] needs it"),
+    ("[secrets.ann]\npassword = 'x'\nprofile = 'gold'", 18,
+     'secrets.ann.profile is "gold", which does not exist; the profiles are default-encryption'),
+    ("[secrets.ann]\npassword = 'x'\nservice = 'pptp'", 18,
+     'secrets.ann.service is "pptp", but that is not in this version: it must be "any" or "l2tp"'),
+    ("[secrets.ann]\npassword = 'x'\nremote-address = '10.67.0'", 18,
+     'secrets.ann.remote-address is "10.67.0", but must be an IPv4 address such as "10.67.0.1"'),
+    ("[secrets.ann]\npassword = 'x'\nremote-address = '10.67.0.1'", 18,
+     "secrets.ann.remote-address is 10.67.0.1, which is a profile's local-address; two ends need two addresses"),
+    ("[secrets.ann]\npassword = 'x'\nremote-address = '10.67.0.9'\n[secrets.'b b']\npassword = 'x'\nremote-address = '10.67.0.9'", 21,
+     'secrets."b b".remote-address is 10.67.0.9, which "ann" has already; each needs its own'),
+    ("[profiles.p]\nlocal-address = '10.1.0.1'\n[secrets.ann]\npassword = 'x'\nprofile = 'p'", 18,
+     'secrets.ann gets no address: give it a remote-address, or its profile "p" one'),
+    ("default-profile = 'gold'", 16, 'server.l2tp.default-profile is "gold", which does not exist; the profiles are default-encryption'),
+    ("[profiles.p]\nlocal-address = '10.67.255.255'", 17,
+     'profiles.p.local-address is 10.67.255.255, the first or last address of pool "clients"; one between them would be right'),
+    ("[profiles.p]\nlocal-address = '10.1.0.1'\nremote-address = 'guests'", 18,
+     'profiles.p.remote-address is "guests", which is not a pool; the pools are clients'),
+    ("[profiles.p]\nlocal-address = '10.1.0.1'\nremote-address = '10.1.0.1'", 18,
+     'profiles.p.remote-address is 10.1.0.1, which is the local-address of profile "p"; two ends need two addresses'),
+    ("[profiles.p]\nlocal-address = '10.1.0.1'\ndns-server = ['9.9.9.9', '8.8.8.8', '1.1.1.1']", 18,
+     "profiles.p.dns-server has too many elements, but must have at most 2"),
+    ("listen = ['0.0.0.0:1701', '0.0.0.0']", 16, "server.l2tp.listen names 0.0.0.0:1701 twice, and once would be right"),
+    ("listen = ['0.0.0.0:70000']", 16, 'server.l2tp.listen[0] is "0.0.0.0:70000", but must be an address and a port'),
+    ("listen = ['localhost:1701']", 16, 'server.l2tp.listen[0] is "localhost:1701", but must be an address and a port'),
+    ("listen = []", 16, "server.l2tp.listen is empty, but must have at least one element"),
+    ("authentication = ['eap']", 16, 'server.l2tp.authentication[0] is "eap", but that is not in this version: it must be "mschap2", '),
+    ("authentication = ['pap', 'pap']", 16, "server.l2tp.authentication names pap twice, and once would be right"),
+    ("authentication = 'pap'", 16, 'server.l2tp.authentication is "pap", but must be a list'),
+    ("keepalive-timeout = 'soon'", 16, 'server.l2tp.keepalive-timeout is "soon", but must be a duration such as "30s", "1h2m" or "50us"'),
+    ("hidden = true", 16, "server.l2tp.hidden is true, but hiding needs a key: set tunnel-secret too"),
+    ("hidden = 1", 16, "server.l2tp.hidden is 1, but must be true or false"),
+    ("max-sessions = 70000", 16, "server.l2tp.max-sessions is 70000, but must not be above concentrator.max-sessions, which is 65536"),
+    ("listen = [", 0, "is not TOML"),
+    ("enabled = false", 16, "is not TOML: cannot overwrite a value"),
+]
+
+
+@pytest.mark.parametrize("added, line, sentence", MISTAKES, ids=[m[0].replace("\n", " ")[:50] for m in MISTAKES])
+def test_mistakes(file, added, line, sentence):
+    path = file(BASE + added + "\n")
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    assert str(caught.value).startswith(f"{path}:{line}: {sentence}" if line else f"{path}: {sentence}")
+    assert len(caught.value.problems) == 1 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("old, new, line, sentence", [
+    ('["10.67.0.0/16"]', '["10.67.0.1/16"]', 5,
+     'pools.clients[0] is "10.67.0.1/16", but has bits set beyond its length, and "10.67.0.0/16" would be right'),
+    ('["10.67.0.0/16"]', '["10.0.0.0/4"]', 5, 'pools.clients[0] is "10.0.0.0/4", but has bits set'),
+    ('["10.67.0.0/16"]', '["10.67.0.0/16"]\nguests = ["10.67.8.0/24"]', 6,
+     'pools.guests has 10.67.8.0/24, which overlaps 10.67.0.0/16 of pool "clients"; pools must not share addresses'),
+    ('["10.67.0.0/16"]', '["10.67.0.0/16", "10.67.1.0/24"]', 5, "pools.clients has 10.67.1.0/24, which overlaps 10.67.0.0/16 of itself"),
+    ("workers = 2", "workers = -1", 2, "concentrator.workers is -1, but must be from 0 to 64"),
+    ("workers = 2", 'spin = "1s"', 2, 'concentrator.spin is "1s", but must be at most 10ms'),
+    ("workers = 2", 'run-dir = "run"', 2, 'concentrator.run-dir is "run", but must be an absolute path'),
+    ("workers = 2", 'offload = "gso"', 2, 'concentrator.offload is "gso", but must be "auto", "uso", "tso", "csum" or "none"'),
+    ("workers = 2", 'masquerade = "hr0"', 2, "concentrator.masquerade is hr0, the tunnels' own interface; name the uplink"),
+    ("workers = 2", 'interface = "far-too-long-a-name"', 2,
+     'concentrator.interface is "far-too-long-a-name", but must be an interface name'),
+    ("workers = 2", "forwarding = 'yes'", 2, 'concentrator.forwarding is "yes", but must be true or false'),
+])
+def test_mistakes_above(file, old, new, line, sentence):
+    path = file(BASE.replace(old, new))
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    assert str(caught.value).startswith(f"{path}:{line}: {sentence}")
+
+
+def test_a_wrong_password_value_is_not_repeated(file):
+    with pytest.raises(ConfigError) as caught:
+        config.load(file(BASE.replace('"s3cret-word"', "12345")))
+    assert "secrets.joe.password must be a string" in str(caught.value) and "12345" not in str(caught.value)
+
+
+def test_all_problems_in_the_order_of_the_file(file):
+    with pytest.raises(ConfigError) as caught:
+        config.load(file(BASE.replace("workers = 2", "workers = 99") + "max-mtu = 1\n"))
+    assert [p.split(" is ")[0].split(": ")[1] for p in caught.value.problems] == ["concentrator.workers", "server.l2tp.max-mtu"]
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(ConfigError, match="there is no such file"):
+        config.find(tmp_path / "none.toml")
+
+
+def test_found_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "headrace.toml").write_text(BASE)
+    assert config.find(None) == Path("headrace.toml")
+
+
+def test_run_dir_of_a_file_with_other_mistakes(file):
+    assert config.run_dir(file('[concentrator]\nrun-dir = "/run/other"\nworkers = "x"\n')) == Path("/run/other")
+
+
+@pytest.mark.parametrize("text, seconds", [("30s", 30), ("1h2m", 3720), ("50us", 50e-6), ("1w2d", 777600), ("1.5ms", 0.0015),
+                                           (7, 7), ("0s", 0)])
+def test_duration_in(text, seconds):
+    assert duration.parse(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "3", "s", "3 s", "-3s", "3y", -1, True, float("inf"), None])
+def test_not_a_duration(text):
+    with pytest.raises(ValueError, match="must be a duration"):
+        duration.parse(text)
+
+
+@pytest.mark.parametrize("seconds, text", [(26658, "7h24m18s"), (22864, "6h21m4s"), (777600, "1w2d"), (0, "0s"), (59.9, "59s"),
+                                           (3600, "1h")])
+def test_duration_out(seconds, text):
+    assert duration.show(seconds) == text
