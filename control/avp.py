@@ -277,7 +277,7 @@ def decode(body: bytes, secret: bytes = b"") -> Message:
     if form is None:
         return Message(kind, "", values, fault or Fault(BAD_VALUE, f"message type {kind} is unknown"), mandatory, ignored)
     if fault is None and not form.must <= values.keys():
-        fault = Fault(BAD_VALUE, f"{form.name} without {', '.join(sorted(form.must - values.keys()))}")
+        fault = Fault(BAD_VALUE, f"{', '.join(sorted(form.must - values.keys()))} is missing")
     return Message(kind, form.name, values, fault, mandatory, ignored)
 
 
