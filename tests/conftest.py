@@ -25,8 +25,8 @@ def dial(lab: Lab) -> Iterator[Callable[..., Client]]:
         clients.append(Client(lab, *args, **kw))
         return clients[-1]
     yield dial
-    for client in clients:
-        client.close()
+    for job in [client.close() for client in clients]:
+        job.wait().check()
 
 
 @pytest.fixture

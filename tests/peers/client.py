@@ -27,7 +27,7 @@ class Client:
         self.name, self.interface = f"c{self.number}", f"ppp{self.number}"
         self.outer, self.folder = f"10.9.{self.number >> 8}.{self.number & 255}", f"/tmp/c{self.number}"
         options = (f"user {user}\npassword {password}\nnoauth\ndebug\nlogfile {self.folder}/pppd\nunit {self.number}\n"
-                   f"mtu {mtu}\nmru {mtu}\nnoipdefault\ndefaultroute\nlcp-echo-interval 0\n{ppp}\n")
+                   f"mtu {mtu}\nmru {mtu}\nnoipdefault\ndefaultroute\nlcp-echo-interval 0\nlcp-restart 1\nlcp-max-terminate 1\n{ppp}\n")
         daemon = (f"[global]\nlisten-addr = {self.outer}\nauth file = {self.folder}/l2tp-secrets\n"
                   f"debug tunnel = yes\ndebug state = yes\nforce userspace = {'no' if kernel else 'yes'}\n"
                   f"[lac x]\nlns = {'127.0.0.1' if relay else lns}\npppoptfile = {self.folder}/options\nautodial = yes\n{tunnel}\n")
@@ -90,6 +90,10 @@ ip -n {self.name} link set lo up; ip -n {self.name} link set outer up
         result = self.run(f"ping -q -c {count} -i 0.1 -W 3 {address}")
         assert result.rc == 0 and " 0% packet loss" in result.out, f"{self.user} to {address}:\n{result.out}"
 
+    def told_goodbye(self, seconds: float = 15, call: bool = False) -> str:
+        """Wait until xl2tpd has taken the server's StopCCN, or its CDN; return what it says about it."""
+        return self.says("xl2tpd", "control_finish: Connection closed to .*" + ("serial" if call else "Local: "), seconds)
+
     def kill(self) -> None:
         """SIGKILL xl2tpd and pppd: no goodbye."""
         self.lab.guest.run(f"kill -9 $(ip netns pids {self.name})").check()
@@ -102,11 +106,11 @@ ip -n {self.name} link set lo up; ip -n {self.name} link set outer up
         """End it politely: xl2tpd sends its StopCCN."""
         self.lab.guest.run(f"kill -TERM $(cat {self.folder}/pid)").check()
 
-    def close(self) -> None:
-        """End whatever runs, leave nothing behind."""
-        self.lab.guest.run(f"""{WAIT}
+    def close(self) -> Job:
+        """Start to end whatever runs here; the job ends when nothing is left."""
+        return self.lab.guest.spawn(f"""{WAIT}
 pids() {{ ip netns pids {self.name}; }}
 none() {{ [ -z "$(pids)" ]; }}
-kill -TERM $(pids); wait_for 3000 none || kill -9 $(pids); wait_for 3000 none
-ip link del {self.name}; ip netns del {self.name}
+kill -TERM $(pids); wait_for 2000 none || kill -9 $(pids); wait_for 3000 none
+ip link del {self.name} && ip netns del {self.name}
 """)
