@@ -1,0 +1,207 @@
+"""Consecutive packets of one flow into one write to a TUN (the stage `deliver`).
+
+    p[0]   IP | transport | payload        the first goes whole, its lengths and checksums patched;
+    p[1]   .................| payload      of the others the payload alone;
+    p[2]   .................| payload      virtio_net_hdr says how the kernel may cut it again.
+
+The rules are those of the kernel's generic receive offload, and where it lets the merged packet lose something (a TCP window
+update) stricter, so that cutting gives the same packets again. Only the IPv4 identifications of a flow with DF that never
+changes them may come out counted up; they have no meaning there (RFC 6864 section 4.1).
+
+The kernel trusts a checksum that is written as still to be computed. So every packet's own (IPv4 header and transport) is
+verified before it is merged, and one that says nothing (UDP over IPv4 with 0) or is wrong is passed on alone and as it came.
+Headers are compared first: what cannot be merged anyway costs no sum.
+
+Budget: 2 ns for a packet that nothing follows, 18 ns for one of 64 octets that is merged, 45 ns for 1400.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from .bytes cimport load16, load32, store16
+from .checksum cimport checksum_add, fold, pseudo4, pseudo6, put_sum, word16, word32, word64
+from .ip cimport (IP4_DF, IP4_FRAGMENT, IP4_HEADER, IP4_ID, IP4_LENGTH, IP4_SOURCE, IP4_SUM, IP6_DESTINATION, IP6_HEADER, IP6_LENGTH,
+                  IP6_NEXT, IP6_SOURCE, IPPROTO_TCP, IPPROTO_UDP, TCP_ACK, TCP_ECE, TCP_FIN, TCP_FLAGS, TCP_HEADER, TCP_IS_ACK, TCP_OFFSET,
+                  TCP_PSH, TCP_SEQUENCE, TCP_SUM, TCP_URGENT, TCP_WINDOW, UDP_HEADER, UDP_LENGTH, UDP_SUM)
+from .packet cimport FLAG_CSUM, FLAG_DF, FLAG_FRAGMENT, FLAG_V6, FLAG_VERIFIED, Packet
+from .sys cimport (VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, VIRTIO_NET_HDR_GSO_UDP_L4, iovec,
+                   virtio_net_hdr)
+
+cdef enum:
+    COALESCE_PACKETS = 64     # the kernel cuts a UDP burst into no more
+    COALESCE_LENGTH = 65000   # octets of a merged packet
+
+# The first packet of a burst, and what the next one must be.
+cdef struct Burst:
+    Packet* first
+    uint32_t header           # octets of IP and transport header
+    uint32_t size             # of a segment's payload
+    uint32_t sequence         # TCP
+    uint16_t id               # IPv4
+    uint16_t id_step          # 1, or 0 where all are the same
+
+
+cdef inline int coalesce(Packet* p, int n, virtio_net_hdr* v, iovec* iov, int room) noexcept nogil:
+    """Merge p[0] and as many of the n - 1 packets directly behind it as belong there; return how many were taken.
+
+    Each is a packet from the wire whose headers were read. Of the room entries at iov as many are filled as packets were taken,
+    at most COALESCE_PACKETS. A lone packet has v all zero, and its octets untouched.
+    """
+    return coalesce_kinds(p, n, v, iov, room, True)
+
+
+cdef inline int coalesce_kinds(Packet* p, int n, virtio_net_hdr* v, iovec* iov, int room, bint udp) noexcept nogil:
+    """The same, UDP only where the kernel takes it (from version 6.2)."""
+    cdef Burst b
+    cdef Packet* q
+    cdef int taken = 1
+    cdef uint32_t length = p.length, size
+    cdef uint8_t ends = 0
+    memset(v, 0, sizeof(virtio_net_hdr))
+    iov[0].iov_base = p.data
+    iov[0].iov_len = p.length
+    if n > COALESCE_PACKETS:
+        n = COALESCE_PACKETS
+    if n > room:
+        n = room
+    if n < 2 or not udp and p.transport == IPPROTO_UDP or not leads(&b, p):
+        return 1
+    while taken < n and not ends:
+        q = p + taken
+        if not follows(&b, q, taken):
+            break
+        size = q.length - b.header
+        if length + size > COALESCE_LENGTH or not verified(p) or not verified(q):
+            break
+        iov[taken].iov_base = q.data + b.header
+        iov[taken].iov_len = size
+        length += size
+        taken += 1
+        if p.transport == IPPROTO_TCP:
+            b.sequence += size
+            ends = q.data[p.ip_length + TCP_FLAGS] & (TCP_PSH | TCP_FIN)
+        if size < b.size:
+            break
+    if taken > 1:
+        seal(&b, v, length, ends)
+    return taken
+
+
+cdef inline bint leads(Burst* b, Packet* p) noexcept nogil:
+    """Whether other packets may be merged behind p."""
+    cdef uint8_t* transport = p.data + p.ip_length
+    cdef uint32_t n = p.length - p.ip_length, size
+    if p.flags & (FLAG_FRAGMENT | FLAG_CSUM) or p.segment_size:
+        return False
+    if p.flags & FLAG_V6:
+        if p.ip_length != IP6_HEADER:
+            return False
+    elif p.ip_length != IP4_HEADER or load16(p.data + IP4_FRAGMENT) & ~IP4_DF:
+        return False
+    if p.transport == IPPROTO_TCP:
+        if n <= TCP_HEADER:
+            return False
+        size = (transport[TCP_OFFSET] >> 4) << 2
+        if size < TCP_HEADER or size >= n or transport[TCP_FLAGS] & ~TCP_ECE != TCP_IS_ACK:
+            return False
+        b.sequence = load32(transport + TCP_SEQUENCE) + n - size
+    elif p.transport == IPPROTO_UDP:
+        size = UDP_HEADER
+        b.sequence = 0
+        if n <= size or load16(transport + UDP_LENGTH) != n or word16(transport + UDP_SUM) == 0:
+            return False
+    else:
+        return False
+    b.first = p
+    b.header = p.ip_length + size
+    b.size = n - size
+    b.id = load16(p.data + IP4_ID)
+    b.id_step = 1
+    return True
+
+
+cdef inline bint follows(Burst* b, Packet* q, int k) noexcept nogil:
+    """Whether q's headers are those of the k-th packet behind the first."""
+    cdef Packet* p = b.first
+    cdef const uint8_t* x = p.data
+    cdef const uint8_t* y = q.data
+    cdef uint64_t differ
+    cdef uint32_t at
+    if q.length <= b.header or q.length - b.header > b.size or q.transport != p.transport or q.ip_length != p.ip_length \
+            or (q.flags ^ p.flags) & ~FLAG_VERIFIED or q.segment_size:
+        return False
+    if p.flags & FLAG_V6:
+        differ = word32(x) ^ word32(y)                                                 # version, traffic class, flow label
+        differ |= word16(x + IP6_NEXT) ^ word16(y + IP6_NEXT)                          # next header, hop limit
+        differ |= word64(x + IP6_SOURCE) ^ word64(y + IP6_SOURCE)
+        differ |= word64(x + IP6_SOURCE + 8) ^ word64(y + IP6_SOURCE + 8)
+        differ |= word64(x + IP6_DESTINATION) ^ word64(y + IP6_DESTINATION)
+        differ |= word64(x + IP6_DESTINATION + 8) ^ word64(y + IP6_DESTINATION + 8)
+    else:
+        differ = word16(x) ^ word16(y)                                                 # version, header length, TOS
+        differ |= word32(x + IP4_FRAGMENT) ^ word32(y + IP4_FRAGMENT)                  # DF, TTL, protocol
+        differ |= word64(x + IP4_SOURCE) ^ word64(y + IP4_SOURCE)                      # both addresses
+        if k == 1 and p.flags & FLAG_DF and word16(x + IP4_ID) == word16(y + IP4_ID):
+            b.id_step = 0
+        differ |= load16(y + IP4_ID) ^ <uint16_t>(b.id + b.id_step * <uint32_t>k)
+    x += p.ip_length
+    y += p.ip_length
+    differ |= word32(x) ^ word32(y)                                                    # ports
+    if p.transport == IPPROTO_UDP:
+        return differ == 0 and load16(y + UDP_LENGTH) == q.length - p.ip_length and word16(y + UDP_SUM) != 0
+    differ |= load32(y + TCP_SEQUENCE) ^ b.sequence
+    differ |= word32(x + TCP_ACK) ^ word32(y + TCP_ACK)
+    differ |= x[TCP_OFFSET] ^ y[TCP_OFFSET]
+    differ |= (x[TCP_FLAGS] ^ y[TCP_FLAGS]) & ~(TCP_PSH | TCP_FIN)
+    differ |= word16(x + TCP_WINDOW) ^ word16(y + TCP_WINDOW)
+    differ |= word16(x + TCP_URGENT) ^ word16(y + TCP_URGENT)
+    for at in range(TCP_HEADER, b.header - p.ip_length, 4):
+        differ |= word32(x + at) ^ word32(y + at)
+    return differ == 0
+
+
+cdef inline bint verified(Packet* p) noexcept nogil:
+    """Whether p's checksums are right: IPv4 header and transport. p has no IP options."""
+    cdef uint32_t n = p.length - p.ip_length
+    cdef uint64_t sum
+    if p.flags & FLAG_VERIFIED:
+        return True
+    if p.flags & FLAG_V6:
+        sum = pseudo6(p.data, p.transport, n)
+    else:
+        if fold(checksum_add(0, p.data, IP4_HEADER)) != 0xFFFF:
+            return False
+        sum = pseudo4(p.data, n)
+    if fold(checksum_add(sum, p.data + p.ip_length, n)) != 0xFFFF:
+        return False
+    p.flags |= FLAG_VERIFIED
+    return True
+
+
+cdef inline void seal(Burst* b, virtio_net_hdr* v, uint32_t length, uint8_t ends) noexcept nogil:
+    """Make the first packet's headers those of all length octets, and say to the kernel what it is."""
+    cdef Packet* p = b.first
+    cdef uint8_t* ip = p.data
+    cdef uint8_t* transport = ip + p.ip_length
+    cdef uint32_t n = length - p.ip_length
+    cdef uint64_t sum
+    v.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM
+    v.hdr_len = <uint16_t>b.header
+    v.gso_size = <uint16_t>b.size
+    v.csum_start = p.ip_length
+    if p.flags & FLAG_V6:
+        store16(ip + IP6_LENGTH, <uint16_t>n)
+        sum = pseudo6(ip, p.transport, n)
+    else:
+        store16(ip + IP4_LENGTH, <uint16_t>length)
+        put_sum(ip + IP4_SUM, 0)
+        put_sum(ip + IP4_SUM, <uint16_t>~fold(checksum_add(0, ip, IP4_HEADER)))
+        sum = pseudo4(ip, n)
+    if p.transport == IPPROTO_TCP:
+        v.gso_type = VIRTIO_NET_HDR_GSO_TCPV6 if p.flags & FLAG_V6 else VIRTIO_NET_HDR_GSO_TCPV4
+        v.csum_offset = TCP_SUM
+        transport[TCP_FLAGS] |= ends
+    else:
+        v.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4
+        v.csum_offset = UDP_SUM
+        store16(transport + UDP_LENGTH, <uint16_t>n)
+    put_sum(transport + v.csum_offset, fold(sum))
