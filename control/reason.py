@@ -1,4 +1,4 @@
-"""Why something ended, in words for a log, a table of failures, and a person."""
+"""Why a tunnel, a call or a link ended, in words for a log, a table of failures, and a person."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Where it ended ("tunnel", "call", ...), a short code word that does not change, one sentence."""
-    stage: str
-    code: str
-    text: str
+    """Who asks what went wrong reads `text`; who counts reads `stage` and `code`."""
+    stage: str   # tunnel | call | lcp | authentication | ipcp | link | admin
+    code: str    # a short stable word: peer-terminated, bad-password, no-echo, loop, timeout, ...
+    text: str    # one clear sentence

@@ -1,0 +1,187 @@
+"""The Link Control Protocol (RFC 1661 sections 5 and 6; Identification and Time-Remaining of RFC 1570).
+
+Asked for: MRU, Magic-Number, the server's Authentication-Protocol, and PFC and ACFC where the
+settings say so: every peer compresses toward us only when asked, and over a tunnel it saves three
+octets, so by default it is not worth a branch at the other end. Acknowledged: MRU, Magic-Number, ACCM
+(any: a packet link has nothing to escape), PFC and ACFC (Linux and Windows ask for both, RouterOS for
+neither). Everything else is rejected, and so are callback, multilink and the discriminator.
+"""
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from .auth import ALLOWED_BY_OPTION, OPTION_OF
+from .automaton import OPENED, Automaton
+from .fields import Field, flag, raw, u16, u32
+from .link import DEFAULT_MRU, LCP_PROTOCOL, Link, LinkSettings, Role, printable, push_packet
+from .reason import Reason
+
+MRU, ACCM, AUTHENTICATION, MAGIC, PFC, ACFC = 1, 2, 3, 5, 7, 8
+
+PROTOCOL_REJECT, ECHO_REQUEST, ECHO_REPLY, DISCARD_REQUEST, IDENTIFICATION, TIME_REMAINING = range(8, 14)
+
+LEAST_MRU = 128   # below this a peer is broken: IP and its headers would not fit
+
+
+class LCP(Automaton):
+    """LCP of one link; `protocol_rejected` and `loops` are what it knows beyond its options."""
+
+    PROTOCOL = LCP_PROTOCOL
+    NAME = "lcp"
+    OPTIONS = {
+        MRU: Field("mru", u16), ACCM: Field("accm", u32), AUTHENTICATION: Field("authentication", raw),
+        MAGIC: Field("magic", u32), PFC: Field("pfc", flag), ACFC: Field("acfc", flag),
+    }
+    __slots__ = ("_loops", "_offers", "refused", "role")
+
+    def __init__(self, role: Role, link: Link, settings: LinkSettings, random: Random) -> None:
+        self.role = role
+        super().__init__(link, settings, random)
+
+    def _reset(self) -> None:
+        self._loops = 0                                   # Configure-Requests in a row with our own magic
+        self._offers = self.settings.authentication       # a server's, the present one first
+        self.refused = ""                                 # what the peer asked of a client in vain
+        super()._reset()
+
+    # What is in force; the defaults of RFC 1661 section 6 before anything is
+
+    @property
+    def mru(self) -> int:
+        return self.ours.get(MRU, DEFAULT_MRU)
+
+    @property
+    def peer_mru(self) -> int:
+        return self.theirs.get(MRU, DEFAULT_MRU)
+
+    @property
+    def magic(self) -> int:
+        return self.ours.get(MAGIC, 0)
+
+    @property
+    def method(self) -> str:
+        """The authentication that was agreed on; "" for none."""
+        return ALLOWED_BY_OPTION.get((self.ours if self.role == "server" else self.theirs).get(AUTHENTICATION, b""), "")
+
+    # The policy
+
+    def desired(self) -> dict[int, Any]:
+        settings = self.settings
+        wanted: dict[int, Any] = {}
+        if settings.mru != DEFAULT_MRU:
+            wanted[MRU] = settings.mru
+        if self.role == "server":
+            wanted[AUTHENTICATION] = OPTION_OF[self._offers[0]]
+        wanted[MAGIC] = self._new_magic()
+        if settings.pfc:
+            wanted[PFC] = True
+        if settings.acfc:
+            wanted[ACFC] = True
+        return wanted
+
+    def _new_magic(self) -> int:
+        return self.random.getrandbits(32) or 1   # section 6.4: zero is illegal
+
+    def judge(self, kind: int, value: Any, now: float) -> Any:
+        if kind == MRU:
+            return value if value is not None and value >= LEAST_MRU else DEFAULT_MRU
+        if kind == MAGIC:
+            return self._judge_magic(value, now)
+        if kind == ACCM:
+            return 0 if value is None else value
+        if kind == AUTHENTICATION:
+            return self._judge_authentication(value)
+        return True   # PFC, ACFC
+
+    def _judge_magic(self, value: int | None, now: float) -> int:
+        """Our own number again is a line that loops back, unless it changes when we change it."""
+        if value and value != self.magic:
+            self._loops = 0
+            return value
+        if value:
+            self._loops += 1
+            if self._loops >= self.settings.max_failure:
+                self.link.close(Reason("lcp", "loop", "the link loops back: the peer's magic number is always ours"), now)
+        return self._new_magic()
+
+    def _judge_authentication(self, value: bytes) -> bytes | None:
+        """A client agrees to what its settings allow, and names its first choice otherwise. A server
+        does not authenticate itself: it has nobody's password."""
+        allowed = self.settings.authentication
+        if self.role == "server" or not allowed:
+            return None
+        if ALLOWED_BY_OPTION.get(value) in allowed:
+            return value
+        self.refused = ALLOWED_BY_OPTION.get(value, f"protocol {value.hex() or 'without a number'}")
+        return OPTION_OF[allowed[0]]
+
+    def adapt(self, kind: int, value: Any, now: float) -> None:
+        if kind == MRU:
+            if LEAST_MRU <= value <= self.settings.mru:   # less than we could take; more was not asked for
+                self.ours[MRU] = value
+        elif kind == MAGIC:
+            self.ours[MAGIC] = self._new_magic()
+        elif kind == AUTHENTICATION:
+            self._offer_another(ALLOWED_BY_OPTION.get(value, ""), now)
+        else:
+            del self.ours[kind]                           # a flag has no other value
+
+    def _offer_another(self, hint: str, now: float) -> None:
+        """The peer does not want the present offer: its own choice if we allow it, else our next one."""
+        rest = self._offers[1:]
+        if hint in rest:
+            rest = (hint, *(method for method in rest if method != hint))
+        if rest:
+            self._offers = rest
+            self.ours[AUTHENTICATION] = OPTION_OF[rest[0]]
+        else:
+            self._refused_all(now)
+
+    def rejected(self, kind: int, now: float) -> None:
+        if kind == AUTHENTICATION:
+            self._refused_all(now)
+        else:
+            super().rejected(kind, now)
+
+    def _refused_all(self, now: float) -> None:
+        allowed = ", ".join(self.settings.authentication)
+        self.link.close(Reason("authentication", "refused", f"the peer refused every authentication we allow: {allowed}"), now)
+
+    # Packets beyond the automaton's
+
+    def receive_other(self, code: int, identifier: int, data: bytes, now: float) -> bool:
+        if code == ECHO_REQUEST:
+            self.fire("RXR", now, answer=self._echo_reply(identifier, data))
+        elif code in (ECHO_REPLY, DISCARD_REQUEST):
+            self.fire("RXR", now)
+        elif code == PROTOCOL_REJECT:
+            if self.state == OPENED and len(data) >= 2:   # section 5.7: otherwise discarded
+                self.link.protocol_rejected(data[0] << 8 | data[1], now)
+        else:
+            return code in (IDENTIFICATION, TIME_REMAINING)
+        return True
+
+    def _echo_reply(self, identifier: int, data: bytes) -> bytes:
+        """Section 5.8: our magic number and the peer's data; our own request, come back, has none."""
+        if len(data) < 4 or (self.magic and int.from_bytes(data[:4]) == self.magic):
+            return b""
+        return push_packet(ECHO_REPLY, identifier, self.magic.to_bytes(4) + data[4:self.peer_mru - 4])
+
+    def reject_protocol(self, protocol: int, information: bytes) -> None:
+        """Section 5.7: sent only while LCP is open, cut to the peer's MRU."""
+        if self.state == OPENED:
+            data = protocol.to_bytes(2) + information[:self.peer_mru - 6]
+            self.link.send(LCP_PROTOCOL, push_packet(PROTOCOL_REJECT, self._next_identifier(), data))
+
+    def peer_terminates(self, message: bytes) -> None:
+        if self.refused:
+            allowed = ", ".join(self.settings.authentication)
+            text = f"the peer asks for {self.refused}, and we allow only {allowed}"
+            self.link.ending(Reason("authentication", "refused", text))
+        else:
+            said = f', saying "{printable(message)}"' if message else ""
+            self.link.ending(Reason("link", "peer-terminated", f"the peer ended the link{said}"))
+
+    def unusable(self, what: str) -> None:
+        self.link.ending(Reason("lcp", "rejected", f"the peer rejected {what} of LCP"))

@@ -1,0 +1,113 @@
+"""What a PPP link is told (LinkSettings), what it tells (LinkUp, LinkReset, LinkDown), and what its
+layers ask of it (Link). Beside them the framing that LCP, the NCPs, PAP and CHAP share (RFC 1661
+section 5, RFC 1334 section 2.2, RFC 1994 section 4).
+
+     0                   1                   2                   3
+    |     Code      |  Identifier   |            Length             |
+    |    Data ...
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from .reason import Reason
+
+if TYPE_CHECKING:
+    from .auth import AuthRequest
+    from .automaton import Automaton
+
+# PPP protocol numbers (RFC 1661 section 2, and the registry for the rest).
+IP, LCP_PROTOCOL, IPCP_PROTOCOL, PAP_PROTOCOL, CHAP_PROTOCOL = 0x0021, 0xC021, 0x8021, 0xC023, 0xC223
+
+DEFAULT_MRU = 1500   # RFC 1661 section 6.1: in force when nobody negotiates another
+
+Role = Literal["server", "client"]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSettings:
+    """One object serves every link of a listener: it is read, never written."""
+    mru: int = 1450                 # what we ask the peer to keep to (max-mru)
+    mtu: int = 1450                 # the most we send; the peer's MRU may lower it (max-mtu)
+    # Of mschap2 mschap1 chap pap. A server offers them in this order; a client agrees to these.
+    authentication: tuple[str, ...] = ("mschap2", "mschap1")
+    name: str = "headrace"          # how we call ourselves in challenges
+    user: str = ""                  # client: whom we are, and how we prove it
+    password: str = ""
+    use_peer_dns: bool = False      # client: ask for name servers (RFC 1877)
+    pfc: bool = False               # ask the peer to compress the protocol field toward us
+    acfc: bool = False              # ask the peer to leave out FF 03 toward us
+    restart: float = 3.0            # RFC 1661 section 4.6: Restart timer and counters
+    max_configure: int = 10
+    max_terminate: int = 2
+    max_failure: int = 5
+    authentication_timeout: float = 30.0   # from LCP opened to the verdict
+    open_timeout: float = 60.0             # from the start of LCP to an open IPCP
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """The link carries IP. It is emitted before our last Configure-Ack is drained."""
+    user: str                       # as on the wire, with DOMAIN\\ where the peer sent one
+    method: str                     # of the authentication; "" where a client was not asked
+    local_address: IPv4Address
+    remote_address: IPv4Address     # 0.0.0.0 when a server tells its client none
+    mtu: int                        # the largest packet that we may send
+    mru: int                        # the largest that the peer may send
+    accm: int                       # what the peer asked for; of no effect over a packet link
+    pfc: bool                       # whether we may compress the protocol field when we send
+    acfc: bool                      # whether we may leave out FF 03 when we send
+    our_magic: int                  # 0: none negotiated
+    peer_magic: int
+    dns: tuple[IPv4Address, ...]    # server: given to the peer; client: given to us
+
+
+@dataclass(frozen=True, slots=True)
+class LinkReset:
+    """A link that was up is not any more, by renegotiation or because it is ending: user data stops.
+    LinkUp or LinkDown follows; none follows soon when the peer terminated only its NCP."""
+    stage: str                      # lcp | ipcp: the layer that left its OPENED state
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """The last event of a link, once."""
+    reason: Reason
+
+
+class Link(Protocol):
+    """What LCP, an NCP and the authentication protocols ask of the link that they belong to."""
+
+    @property
+    def peer_mru(self) -> int: ...
+    def send(self, protocol: int, packet: bytes) -> None: ...
+    def layer_up(self, layer: Automaton, now: float) -> None: ...
+    def layer_down(self, layer: Automaton, now: float) -> None: ...
+    def layer_finished(self, layer: Automaton, now: float) -> None: ...
+    def ending(self, reason: Reason) -> None: ...
+    def close(self, reason: Reason, now: float) -> None: ...
+    def protocol_rejected(self, protocol: int, now: float) -> None: ...
+    def requested(self, request: AuthRequest, now: float) -> None: ...
+    def granted(self, now: float) -> None: ...
+
+
+def pull_packet(packet: bytes) -> tuple[int, int, bytes] | None:
+    """(code, identifier, data), without the padding behind Length; None when it is cut short."""
+    if len(packet) < 4:
+        return None
+    length = packet[2] << 8 | packet[3]
+    if length < 4 or length > len(packet):
+        return None
+    return packet[0], packet[1], packet[4:length]
+
+
+def push_packet(code: int, identifier: int, data: bytes = b"") -> bytes:
+    length = len(data) + 4
+    return bytes((code, identifier, length >> 8, length & 255)) + data
+
+
+def printable(message: bytes) -> str:
+    """A peer's free text as it may stand in a log: ASCII, on one line, not too long."""
+    return "".join(chr(c) if 32 <= c < 127 else "." for c in message[:128])

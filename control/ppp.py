@@ -1,0 +1,260 @@
+"""One PPP link (RFC 1661 section 3): LCP, then authentication, then the NCPs, of which IPCP is ours.
+
+    open -> ESTABLISH --LCP up--> AUTHENTICATE --Accept--> NETWORK --IPCP up--> LinkUp
+              ^                        |                      |
+              +----- LCP renegotiated, at any time -----------+         close, or the peer's Terminate-Request,
+                                                                        or a time-out -> TERMINATE -> LinkDown
+
+A frame goes by its protocol number to the layer that speaks it; what no layer speaks gets LCP's
+Protocol-Reject. The machine follows the contract of machine.py; `outgoing()` holds (protocol,
+packet) pairs, to be framed with FF 03 and a whole protocol field when the protocol is LCP's.
+"""
+from __future__ import annotations
+
+from random import Random
+
+from . import chap, pap
+from .auth import OPTION_OF, Accept, AuthRequest, Reject
+from .automaton import CLOSING, OPENED, STOPPING, Automaton
+from .ipcp import IPCP
+from .lcp import ACCM, ACFC, LCP, MAGIC, PFC
+from .link import (
+    CHAP_PROTOCOL,
+    IP,
+    IPCP_PROTOCOL,
+    LCP_PROTOCOL,
+    PAP_PROTOCOL,
+    LinkDown,
+    LinkReset,
+    LinkSettings,
+    LinkUp,
+    Role,
+)
+from .machine import Machine
+from .reason import Reason
+
+__all__ = ["PPP", "Accept", "AuthRequest", "LinkDown", "LinkReset", "LinkSettings", "LinkUp", "Reason", "Reject"]
+
+# The phases of RFC 1661 section 3.2; DEAD before `open` and after LinkDown.
+DEAD, ESTABLISH, AUTHENTICATE, NETWORK, TERMINATE = range(5)
+
+# What may arrive without a layer that waits for it, and is then no news.
+QUIET = (IP, IPCP_PROTOCOL, PAP_PROTOCOL, CHAP_PROTOCOL)
+
+Authentication = chap.Authenticator | chap.Peer | pap.Authenticator | pap.Peer
+
+
+class PPP(Machine):
+    """A server asks who the peer is and gives it its addresses; a client answers, and takes them."""
+
+    __slots__ = ("_authenticate_by", "_ended", "_open_by", "_reason", "_request", "_up", "accept", "authentication", "ipcp",
+                 "lcp", "phase", "random", "role", "settings", "user")
+
+    def __init__(self, role: Role, settings: LinkSettings, random: Random) -> None:
+        super().__init__()
+        unknown = [method for method in settings.authentication if method not in OPTION_OF]
+        if unknown or (role == "server" and not settings.authentication):
+            raise ValueError(f"authentication: {', '.join(unknown) or 'nothing'} where one of {', '.join(OPTION_OF)} is needed")
+        self.role, self.settings, self.random = role, settings, random
+        self.phase = DEAD
+        self.lcp = LCP(role, self, settings, random)
+        self.authentication: Authentication | None = None
+        self.ipcp: IPCP | None = None
+        self.accept: Accept | None = None        # server: what the present peer was given
+        self.user = settings.user
+        self._request: AuthRequest | None = None   # whose verdict we wait for
+        self._reason: Reason | None = None       # why the link is about to end; the first cause counts
+        self._up = False                         # between LinkUp and LinkReset
+        self._ended = False                      # LinkDown was said
+        self._open_by: float | None = None
+        self._authenticate_by: float | None = None
+
+    # Commands
+
+    def open(self, now: float) -> None:
+        """The lower layer is up: start LCP. A link lives once."""
+        if self.phase == DEAD and not self._ended:
+            self._establish(now)
+            self.lcp.open(now)
+
+    def close(self, reason: Reason, now: float) -> None:
+        """Say Terminate-Request, wait for its Ack or give up; then LinkDown."""
+        if self.phase == DEAD:
+            self._finish(reason)
+        elif self.phase != TERMINATE:
+            self.ending(reason)
+            self._wind_up()
+            self.lcp.fire("Close", now)
+
+    def lower_down(self, reason: Reason, now: float) -> None:
+        """The call is gone: nothing more is sent. What made the peer hang up counts as the reason."""
+        self._outgoing.clear()
+        self._finish(reason)
+
+    def authenticated(self, verdict: Accept | Reject, now: float, request: AuthRequest | None = None) -> None:
+        """The answer to an AuthRequest. One that comes later must name its request: the peer may have
+        renegotiated and said another name since, and the old verdict is not about that one."""
+        if self._request is None or (request is not None and request is not self._request):
+            return
+        authentication, self._request = self.authentication, None
+        assert isinstance(authentication, (chap.Authenticator, pap.Authenticator))   # a request has one
+        if isinstance(verdict, Accept):
+            self.accept = verdict
+            authentication.accepted(verdict.message)
+            self._network(now)
+        else:
+            authentication.refused(verdict)
+            self.close(Reason("authentication", verdict.code, verdict.text), now)
+
+    # What the wire and the clock bring
+
+    def receive(self, protocol: int, payload: bytes, now: float) -> None:
+        """A frame's Information field; HDLC's address and control and compression are undone."""
+        if self.phase == DEAD:
+            return
+        if protocol == LCP_PROTOCOL:
+            self.lcp.receive(payload, now)
+        elif self.lcp.state != OPENED:
+            return      # RFC 1661 section 3.4: before that, nothing else counts
+        elif self.authentication is not None and protocol == self.authentication.PROTOCOL:
+            self.authentication.receive(payload, now)
+        elif self.ipcp is not None and protocol == IPCP_PROTOCOL:
+            self.ipcp.receive(payload, now)
+        elif protocol not in QUIET:
+            self.lcp.reject_protocol(protocol & 0xFFFF, payload)
+
+    def tick(self, now: float) -> None:
+        if self.phase == DEAD:
+            return
+        self.lcp.tick(now)
+        if self.authentication is not None:
+            self.authentication.tick(now)
+        if self.ipcp is not None:
+            self.ipcp.tick(now)
+        if self._authenticate_by is not None and self._authenticate_by <= now:
+            self._authenticate_by = None
+            who = "the verdict on the peer did not come" if self._request else "the peer did not authenticate"
+            self.close(Reason("authentication", "timeout", f"{who} within {self.settings.authentication_timeout:g} s"), now)
+        if self._open_by is not None and self._open_by <= now:
+            self._open_by = None
+            stage = ("link", "lcp", "authentication", "ipcp", "link")[self.phase]
+            self.close(Reason(stage, "timeout", f"the link was not open within {self.settings.open_timeout:g} s"), now)
+
+    def deadline(self) -> float | None:
+        if self.phase == DEAD:
+            return None
+        due = [self.lcp.timer, self._authenticate_by, self._open_by]
+        if self.authentication is not None:
+            due.append(self.authentication.timer)
+        if self.ipcp is not None:
+            due.append(self.ipcp.timer)
+        return min((moment for moment in due if moment is not None), default=None)
+
+    # What the layers ask of their link (link.Link)
+
+    @property
+    def peer_mru(self) -> int:
+        return self.lcp.peer_mru
+
+    def send(self, protocol: int, packet: bytes) -> None:
+        self._outgoing.append((protocol, packet))
+
+    def ending(self, reason: Reason) -> None:
+        """Note a cause; it is reported if the link ends now, and forgotten if it opens after all."""
+        if self._reason is None:
+            self._reason = reason
+
+    def layer_up(self, layer: Automaton, now: float) -> None:
+        self._reason = None
+        if layer is self.lcp:
+            self._authenticate(now)
+        else:
+            self._link_up()
+
+    def layer_down(self, layer: Automaton, now: float) -> None:
+        if self._up:
+            self._up = False
+            self._events.append(LinkReset(layer.NAME))
+        if layer is self.lcp:
+            ipcp = self.ipcp
+            self.authentication = self.ipcp = self.accept = self._request = None
+            if ipcp is not None:
+                ipcp.fire("Down", now)
+            if layer.state in (CLOSING, STOPPING):
+                self._wind_up()
+            else:
+                self._establish(now)
+        elif self.phase == NETWORK and self.ipcp is not None and not self.ipcp.terminated:
+            self._open_by = now + self.settings.open_timeout
+
+    def layer_finished(self, layer: Automaton, now: float) -> None:
+        """An NCP may end without the link (RFC 1661 section 3.6); without LCP there is no link."""
+        if layer is self.lcp:
+            self._finish(Reason("lcp", "timeout", "the peer did not answer our LCP Configure-Requests"))
+
+    def protocol_rejected(self, protocol: int, now: float) -> None:
+        """The peer does not know a protocol that we sent."""
+        if protocol == LCP_PROTOCOL:
+            self.lcp.reject(now)
+        elif protocol == IPCP_PROTOCOL and self.ipcp is not None:
+            self.ipcp.reject(now)
+        elif self.authentication is not None and protocol == self.authentication.PROTOCOL:
+            method = self.authentication.method
+            self.close(Reason("authentication", "refused", f"the peer agreed to {method} and then rejected its protocol"), now)
+
+    def requested(self, request: AuthRequest, now: float) -> None:
+        self._request = request
+        self.user = request.user
+        self._events.append(request)
+
+    def granted(self, now: float) -> None:
+        """The peer accepted us, and where the method lets it, proved itself."""
+        if self.phase == AUTHENTICATE:
+            self._network(now)
+
+    # The phases
+
+    def _establish(self, now: float) -> None:
+        self.phase = ESTABLISH
+        self._open_by, self._authenticate_by = now + self.settings.open_timeout, None
+
+    def _authenticate(self, now: float) -> None:
+        self.phase = AUTHENTICATE
+        method = self.lcp.method
+        if not method:          # a client that nobody asked
+            return self._network(now)
+        server = self.role == "server"
+        if method == "pap":
+            self.authentication = pap.Authenticator(self) if server else pap.Peer(self, self.settings, self.random)
+        else:
+            kind = chap.Authenticator if server else chap.Peer
+            self.authentication = kind(method, self, self.settings, self.random)
+        self._authenticate_by = now + self.settings.authentication_timeout
+        self.authentication.start(now)
+
+    def _network(self, now: float) -> None:
+        self.phase = NETWORK
+        self._authenticate_by = None
+        self.ipcp = IPCP(self.accept, self, self.settings, self.random)
+        self.ipcp.open(now)
+
+    def _link_up(self) -> None:
+        lcp, ipcp = self.lcp, self.ipcp
+        assert ipcp is not None     # it told us
+        self._open_by, self._up = None, True
+        theirs = lcp.theirs
+        self._events.append(LinkUp(
+            user=self.user, method=lcp.method, local_address=ipcp.local_address, remote_address=ipcp.remote_address,
+            mtu=min(self.settings.mtu, lcp.peer_mru), mru=lcp.mru, accm=theirs.get(ACCM, 0xFFFFFFFF),
+            pfc=PFC in theirs, acfc=ACFC in theirs, our_magic=lcp.magic, peer_magic=theirs.get(MAGIC, 0), dns=ipcp.dns))
+
+    def _wind_up(self) -> None:
+        """LCP says goodbye and nothing else runs; its own timer ends it."""
+        self.phase = TERMINATE
+        self._open_by = self._authenticate_by = None
+
+    def _finish(self, reason: Reason) -> None:
+        if not self._ended:
+            self._ended, self.phase = True, DEAD
+            self.authentication = self.ipcp = self._request = None
+            self._events.append(LinkDown(self._reason or reason))
