@@ -169,9 +169,15 @@ FORMS = {form.name: form for form in MESSAGES.values()}
 
 
 class Fault(NamedTuple):
-    """What makes a message unusable: an error code of section 4.4.2, and a sentence."""
+    """What makes a message unusable: an error code of section 4.4.2, a sentence, and whether the
+    tunnel secret is to blame."""
     error: int
     text: str
+    secret: bool = False
+
+
+class Unreadable(ValueError):
+    """A hidden value that our secret does not reveal."""
 
 
 class Message(NamedTuple):
@@ -216,7 +222,7 @@ def reveal(attribute_type: int, hidden: bytes, secret: bytes, vector: bytes) -> 
         pad = md5(secret + block).digest()
     length = int.from_bytes(plain[:2])
     if length > len(plain) - 2:
-        raise ValueError("hidden, and our secret does not reveal it")
+        raise Unreadable("hidden, and our secret does not reveal it")
     return plain[2:2 + length]
 
 
@@ -264,12 +270,12 @@ def decode(body: bytes, secret: bytes = b"") -> Message:
                     fault = fault or Fault(BAD_VALUE, f"{attribute.name} is hidden without a random vector")
                     continue
                 if not secret:
-                    raise ValueError("hidden, and we have no secret")
+                    raise Unreadable("hidden, and we have no secret")
                 value = reveal(number, value, secret, vector)
             values[attribute.name] = attribute.kind.decode(value)
         except ValueError as error:
             if bits & MANDATORY:
-                fault = fault or Fault(BAD_LENGTH, f"{attribute.name}: {error}")
+                fault = fault or Fault(BAD_LENGTH, f"{attribute.name}: {error}", isinstance(error, Unreadable))
             else:
                 ignored += (f"{attribute.name}: {error}",)
     kind = values.get("message_type", 0)

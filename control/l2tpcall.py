@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .avp import BAD_VALUE, PROXY, Cause, Disconnect, Message, ResultCode
+from .avp import BAD_VALUE, PROXY, Cause, Disconnect, Fault, Message, ResultCode
 from .l2tpevents import CallDown, CallOpening, CallUp, LineErrors, LinkInfo, Path
 from .reason import Reason
 from .statetable import parse
@@ -116,7 +116,7 @@ class Call:
         """The message is not acceptable: the call ends (sections 4.2 and 7.1)."""
         self.state = "idle"
         self.peer_session_id = self.peer_session_id or message.values.get("assigned_session_id", 0)
-        error, text = message.fault or (BAD_VALUE, "session id 0")
+        error, text, _ = message.fault or Fault(BAD_VALUE, "session id 0")
         reason = Reason("call", "malformed", f"{message.name}: {text}")
         self.send_cdn(reason, 2, error)
         self.down(reason)

@@ -7,6 +7,7 @@ empty message (ZLB) if nothing else carries the acknowledgment.
 from __future__ import annotations
 
 from collections import deque
+from hmac import compare_digest
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ TUNNEL = parse("""
     *                StopCCN  stopped               closing
 """)
 HEADER = Struct("!HHHHHH")              # flags and version, length, tunnel id, session id, Ns, Nr (section 3.1)
+TUNNEL_ID = 4                           # its offset there
 CONTROL = 0xC802                        # T, L and S are set, version 2
 VERSION = 0x0100                        # protocol version 1, revision 0: what SCCRQ calls L2TPv2
 FRAMINGS, BEARERS = 3, 3                # synchronous and asynchronous, digital and analog
@@ -51,6 +53,13 @@ class Refusal(Exception):
         super().__init__(text)
         self.result, self.error = result, error
         self.reason = Reason("tunnel", code, text)
+
+
+def faulty(message: Message) -> Refusal:
+    """The refusal of a message that cannot be used."""
+    error, text, secret = message.fault or Fault(BAD_VALUE, "not acceptable")
+    text = f"{message.name}: {text}" if message.name else text
+    return Refusal("auth", text, NOT_AUTHORIZED) if secret else Refusal("malformed", text, 2, error)
 
 
 class Tunnel:
@@ -113,9 +122,14 @@ class Tunnel:
 
     def _message(self, path: Path, session_id: int, body: bytes, now: float) -> None:
         if self.state == "closing":
-            # All that is left to do is to acknowledge; a StopCCN means that the peer waits for nothing more.
-            if avp.decode(body, self.secret).name == "StopCCN":
+            # All that is left to do is to acknowledge. A StopCCN means that the peer waits for nothing more,
+            # an SCCRP to a tunnel that we gave up tells where our StopCCN must go.
+            message = avp.decode(body, self.secret)
+            if message.name == "StopCCN":
                 self.reliable.abandon()
+            elif message.name == "SCCRP" and not self.peer_tunnel_id:
+                self.peer_tunnel_id = message.values.get("assigned_tunnel_id", 0)
+                self.reliable.patch(TUNNEL_ID, self.peer_tunnel_id.to_bytes(2))
             return
         message = avp.decode(body, self.secret)
         name = message.name
@@ -137,7 +151,7 @@ class Tunnel:
                     self.path = path            # the answer may come from another port; there it stays (section 8.1)
                     self.accept(message)
                 elif message.fault:
-                    raise Refusal("malformed", f"{name}: {message.fault.text}", 2, message.fault.error)
+                    raise faulty(message)
                 if name in ("SCCRP", "SCCCN"):
                     self._check_response(message)
             except Refusal as refusal:
@@ -150,7 +164,7 @@ class Tunnel:
         v = message.values
         self.peer_tunnel_id = v.get("assigned_tunnel_id", 0)    # first: a refusal must be addressed
         if message.fault:
-            raise Refusal("malformed", f"{message.name}: {message.fault.text}", 2, message.fault.error)
+            raise faulty(message)
         if v["protocol_version"] >> 8 != VERSION >> 8:
             raise Refusal("version", f"the peer speaks protocol version {v['protocol_version'] >> 8}", BAD_VERSION, VERSION)
         if not self.peer_tunnel_id:
@@ -170,7 +184,7 @@ class Tunnel:
             answer = message.values.get("challenge_response")
             if answer is None:
                 raise Refusal("auth", "the peer does not answer our challenge", NOT_AUTHORIZED)
-            if answer != avp.response(message.type, self.secret, self._challenge):
+            if not compare_digest(answer, avp.response(message.type, self.secret, self._challenge)):
                 raise Refusal("auth", "the peer's tunnel secret is wrong", NOT_AUTHORIZED)
             self._challenge = b""
 
@@ -198,7 +212,7 @@ class Tunnel:
             self._refuse_call(peer, "the tunnel is not established", 2, 1)
             return
         if message.fault or not peer:
-            error, text = message.fault or Fault(BAD_VALUE, "session id 0")
+            error, text, _ = message.fault or Fault(BAD_VALUE, "session id 0")
             owner.ignore("refused_call", path, f"ICRQ: {text}", now)
             self._refuse_call(peer, text, 2, error)
             return
@@ -259,8 +273,8 @@ class Tunnel:
         self._down(reason, True)
 
     def _refuse(self, message: Message) -> None:
-        error, text = message.fault or Fault(BAD_VALUE, "")
-        self.fire("Close", Reason("tunnel", "malformed", text), 2, error)
+        refusal = faulty(message)
+        self.fire("Close", refusal.reason, refusal.result, refusal.error)
 
     def _down(self, reason: Reason, by_peer: bool) -> None:
         self._expires = NEVER

@@ -76,6 +76,11 @@ class Reliable:
         else:
             self._queue.append(message)
 
+    def patch(self, at: int, octets: bytes) -> None:
+        """Write into the header of all that waits."""
+        for message in self._queue:
+            message[at:at + len(octets)] = octets
+
     def withdraw(self) -> None:
         """Drop what was never sent."""
         del self._queue[self._numbered:]

@@ -420,6 +420,16 @@ def test_hidden_attributes_both_ways():
     assert peer.seen(TunnelUp)
 
 
+@pytest.mark.parametrize("secret", ["", "other"])
+def test_hidden_with_another_secret(secret):
+    """What the user has to look at is the secret, not the message."""
+    peer = Peer(endpoint(secret=secret))
+    vector = bytes(range(16))
+    [stop] = peer.send(*greeting()[:-1], avp(36, vector), avp(9, hidden(9, b"\0\x4d", b"s3", vector), MUST | HIDE))
+    assert (stop.type, stop.result, stop.tunnel_id) == (STOPCCN, (4, 0), 0)
+    assert "secret" in peer.seen(Ignored)[0].text
+
+
 def test_hidden_without_a_random_vector():
     peer = Peer(endpoint(secret="s3"))
     [stop] = peer.send(*greeting(), avp(8, bytes(8), HIDE))
@@ -607,6 +617,17 @@ def test_sccrq_refused_by_the_peer():
     peer.send(avp(0, STOPCCN), avp(9, 77), avp(1, struct.pack("!HH", 4, 0)))
     assert [type(e) for e in peer.events] == [CallDown, TunnelDown] and peer.events[1].reason.code == "auth"
     assert session and peer.end.place_call(peer.ours, 0.0) == 0
+
+
+def test_dialling_is_given_up():
+    """The StopCCN finds the tunnel of an SCCRP that came after all."""
+    peer = Peer(endpoint())
+    peer.ours = peer.end.dial(PATH, 0.0)
+    peer.take()
+    peer.end.close(peer.ours, BYE, 0.0)
+    assert peer.take() == [] and peer.seen(TunnelDown) == [TunnelDown(peer.ours, PATH, BYE)]
+    [stop] = peer.send(*greeting(SCCRP))
+    assert (stop.type, stop.tunnel_id, stop.result) == (STOPCCN, 77, (1, 0))
 
 
 def test_icrp_that_is_not_acceptable():
