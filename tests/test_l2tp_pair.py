@@ -12,7 +12,7 @@ from headrace.control.reliable import Timing
 from hypothesis import assume, given
 from hypothesis import settings as given_settings
 from hypothesis import strategies as st
-from test_l2tp import Ids
+from l2tp_peer import Ids
 
 LAC, LNS = (bytes(10) + b"\xff\xff" + bytes(a) for a in ((10, 0, 0, 2), (10, 0, 0, 1)))
 OUT = Path(0, LAC, 40000, LNS, 1701)
