@@ -262,7 +262,8 @@ def secrets(config: Config, locals_: set[Any]) -> Iterator[Problem]:
             yield (*where, "remote-address"), \
                 f"is {secret.remote_address}, which is a profile's local-address; two ends need two addresses"
         elif secret.remote_address in fixed:
-            yield (*where, "remote-address"), f'is {secret.remote_address}, which "{fixed[secret.remote_address]}" has already; each needs its own'
+            yield (*where, "remote-address"), \
+                f'is {secret.remote_address}, which "{fixed[secret.remote_address]}" has already; each needs its own'
         elif secret.remote_address:
             fixed[secret.remote_address] = user
 
