@@ -32,7 +32,7 @@ test: build
 	$(SUDO) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: build
-	$(SUDO) $(BIN)/headrace bench
+	$(SUDO) $(BIN)/python -m headrace.bench.wire $(BENCH_ARGS)
 
 lint: build
 	$(BIN)/ruff check .

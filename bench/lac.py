@@ -29,7 +29,7 @@ class DataPlane:
         self._cpu = cpu
         merge(wire)
         self._tunnel = Tunnel(tun, wire.fileno(), peer, inside.fileno(), spin_us)
-        self._tunnel.l2tp(*ids, *peer_ids, length)
+        self._tunnel.l2tp(ids[0], ids[1], peer_ids[0], peer_ids[1], length)
         self._thread = threading.Thread(target=self._run, name="lac")
 
     def start(self) -> None:
@@ -64,7 +64,7 @@ def main() -> None:
     a = p.parse_args()
     wire = open_udp(a.local)
     tunnel = Tunnel(open_tun(a.tun), wire.fileno(), a.peer, spin_us=a.spin)
-    tunnel.l2tp(*a.ids, *a.peer_ids, a.length)
+    tunnel.l2tp(a.ids[0], a.ids[1], a.peer_ids[0], a.peer_ids[1], length=a.length)
     serve(tunnel, a.cpu)
 
 

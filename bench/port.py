@@ -6,11 +6,12 @@ import os
 import socket
 import struct
 
-# Numbers of linux/if_tun.h and linux/udp.h that Python does not name.
+# Numbers of linux/if_tun.h, linux/udp.h and linux/if_packet.h that Python does not name.
 TUNSETIFF, TUNSETOFFLOAD = 0x400454CA, 0x400454D0
 IFF_TUN, IFF_NO_PI, IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
 CSUM, TSO4, USO4, USO6 = 0x01, 0x02, 0x20, 0x40
 SOL_UDP, UDP_GRO = 17, 104
+SOL_PACKET, PACKET_VNET_HDR, PACKET_QDISC_BYPASS, ETH_P_IP = 263, 15, 20, 0x0800
 BUFFER = 4 << 20
 
 
@@ -35,6 +36,16 @@ def open_udp(local: tuple[str, int]) -> socket.socket:
     s.bind(local)
     merge(s)
     return s
+
+
+def open_packet(interface: str) -> tuple[socket.socket, bytes]:
+    """A packet socket that puts IPv4 packets into a TUN as if the kernel had routed them there, super-packets too, and the
+    address to send to. It is not bound: it would get a copy of what the TUN brings."""
+    s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+    s.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+    s.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+    return s, struct.pack("=H2siHBB8x", socket.AF_PACKET, ETH_P_IP.to_bytes(2, "big"), socket.if_nametoindex(interface), 0, 0, 0)
 
 
 def merge(s: socket.socket) -> None:

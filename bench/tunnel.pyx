@@ -367,7 +367,9 @@ cdef class Tunnel:
 
 
 def sockaddr(peer):
-    """(address, port) as the kernel reads it."""
+    """(address, port) as the kernel reads it; octets are an address already."""
+    if isinstance(peer, bytes):
+        return peer
     address, port = peer[:2]
     number = int(port).to_bytes(2, "big")
     if ":" in address:

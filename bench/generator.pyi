@@ -1,0 +1,10 @@
+from collections.abc import Sequence
+
+class Generator:
+    sent: int
+    refused: int
+    def __init__(self, fd: int, framing: str, sessions: Sequence[tuple[int, int, str]], other: str, *,
+                 peer: tuple[str, int] | bytes | None = None, flows: int = 1, size: int = 64, coalescible: bool = True, burst: int = 64,
+                 rate: float = 0, length: bool = False, port: int = 9) -> None: ...
+    def run(self, seconds: float = 0, packets: int = 0) -> int: ...
+    def stop(self) -> None: ...

@@ -1,0 +1,242 @@
+"""The packet generator: inner UDP over IPv4 of one size, for many sessions and flows, paced or flat out.
+
+    up      framed (framing.pxd), up to 64 to an outer send by UDP_SEGMENT, into the forwarder's UDP port
+    down    bare, by a packet socket into the forwarder's TUN; one super-packet of a flow where they shall coalesce
+
+A *stream* is one flow of one session: number session * flows + flow, with sequence numbers of its own (payload.pxd).
+Coalescible packets come in runs of one stream; of the others, each is of another stream than the one before it, and
+they still share an outer send, so that what the forwarder pays is the lack of runs and not the lack of batches.
+"""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from ..fastpath.bytes cimport store16
+from ..fastpath.sys cimport (
+    CMSG_DATA, CMSG_LEN, CMSG_SPACE, EAGAIN, EINTR, ENOBUFS, MSG_DONTWAIT, SOL_UDP, UDP_SEGMENT, VIRTIO_NET_HDR_F_NEEDS_CSUM,
+    VIRTIO_NET_HDR_GSO_UDP_L4, cmsghdr, errno, iovec, mmsghdr, pause, sendmmsg, virtio_net_hdr,
+)
+from .framing cimport FRAMING_BARE, ROOM, Framing, frame_l2tp, frame_null, push_frame
+from .offload cimport SEGMENTS, SUPER, fold, pseudo, put_sum, sum_header, sum_ip
+from .payload cimport INNER, MARK, STAMP, Stamp, clock
+
+import socket as sockets
+
+from .tunnel import sockaddr
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
+cdef enum:
+    MESSAGES = 64           # of one sendmmsg
+    MESSAGE = 66048         # room for the longest
+    HEAD = ROOM + INNER
+
+cdef struct Stream:
+    uint8_t head[44]        # ROOM for the framing, IPv4, UDP
+    uint32_t sum            # of the UDP checksum, but for the stamp
+    uint64_t sequence
+    uint32_t framing        # index of its session
+
+
+cdef class Generator:
+    """`run` sends until `stop`, or for so many seconds or packets; `sent` counts them."""
+    cdef int fd, kind, size, burst, n_streams
+    cdef bint coalescible
+    cdef double rate
+    cdef Stream* streams
+    cdef Framing* framings
+    cdef uint8_t* memory
+    cdef uint8_t peer[32]
+    cdef uint32_t peer_size
+    cdef int next, stopped
+    cdef mmsghdr sends[MESSAGES]
+    cdef iovec iov[MESSAGES]
+    cdef uint8_t notes[MESSAGES][32]
+    cdef readonly uint64_t sent, refused
+
+    def __cinit__(self, int fd, str framing, sessions, str other, *, peer=None, int flows=1, int size=64, bint coalescible=True,
+                  int burst=SEGMENTS, double rate=0, bint length=False, int port=9):
+        """`framing` is null, l2tp, or bare for a packet socket (port.py) on the TUN; `sessions` are (tunnel, session, address)
+        as the forwarder knows them, `other` the inner address that they talk to: packets go from the sessions to it,
+        or with bare from it to them. `rate` is packets a second, 0 flat out."""
+        cdef int i, j
+        cdef Stream* s
+        cdef uint8_t* ip
+        kinds = {"null": 0, "l2tp": 1, "bare": 2}
+        if framing not in kinds or not sessions or flows < 1 or not INNER + STAMP <= size <= 9000 or burst < 1:
+            raise ValueError("a generator needs a framing, sessions, flows, and a size from 52 to 9000")
+        self.fd, self.kind, self.size, self.coalescible, self.rate = fd, kinds[framing], size, coalescible, rate
+        self.n_streams = len(sessions) * flows
+        self.burst = min(burst, SEGMENTS, SUPER // (size + ROOM))
+        if peer is not None:
+            at = sockaddr(peer)
+            self.peer_size = len(at)
+            for i in range(len(at)):
+                self.peer[i] = at[i]
+        self.streams = <Stream*>calloc(self.n_streams, sizeof(Stream))
+        self.framings = <Framing*>calloc(len(sessions), sizeof(Framing))
+        self.memory = <uint8_t*>calloc(MESSAGES, MESSAGE)
+        if not self.streams or not self.framings or not self.memory:
+            raise MemoryError("the generator's streams")
+        far = sockets.inet_aton(other)
+        for i, (tunnel, session, address) in enumerate(sessions):
+            if self.kind == 0:
+                frame_null(&self.framings[i], session)
+            elif self.kind == 1:
+                frame_l2tp(&self.framings[i], length, tunnel, session)
+            near = sockets.inet_aton(address)
+            pair = far + near if self.kind == FRAMING_BARE else near + far
+            for j in range(flows):
+                s = &self.streams[i * flows + j]
+                s.framing = i
+                ip = s.head + ROOM
+                head = b"\x45\0" + size.to_bytes(2, "big") + b"\0\0\x40\0\x40\x11\0\0" + pair
+                head += (10000 + j % 50000).to_bytes(2, "big") + (port + j // 50000).to_bytes(2, "big") + (size - 20).to_bytes(2, "big")
+                for k in range(len(head)):
+                    ip[k] = head[k]
+                sum_ip(ip)
+                s.sum = fold(sum_header(pseudo(ip, size - 20), ip + 20, 8))
+        for i in range(MESSAGES):
+            self.iov[i].iov_base = self.memory + <size_t>i * MESSAGE
+            self.sends[i].msg_hdr.msg_iov = &self.iov[i]
+            self.sends[i].msg_hdr.msg_iovlen = 1
+            self.sends[i].msg_hdr.msg_name = self.peer if self.peer_size else NULL
+            self.sends[i].msg_hdr.msg_namelen = self.peer_size
+
+    def __dealloc__(self):
+        free(self.streams)
+        free(self.framings)
+        free(self.memory)
+
+    def run(self, double seconds=0, uint64_t packets=0):
+        """Without the GIL. What was sent by this call; nothing is left out when the way is full: it is tried again."""
+        cdef uint64_t before = self.sent
+        cdef int64_t start, end = 0
+        with nogil:
+            start = clock()
+            if seconds:
+                end = start + <int64_t>(seconds * 1e9)
+            while not self.stopped:
+                if (packets and self.sent - before >= packets) or (end and clock() >= end):
+                    break
+                self.round(packets - (self.sent - before) if packets else 0)
+                while self.rate and not self.stopped and clock() - start < (self.sent - before) / self.rate * 1e9:
+                    pause()
+        return self.sent - before
+
+    def stop(self):
+        self.stopped = 1
+
+    cdef Stream* choose(self) noexcept nogil:
+        cdef Stream* s = &self.streams[self.next]
+        self.next += 1
+        if self.next == self.n_streams:
+            self.next = 0
+        return s
+
+    cdef void stamp(self, Stream* s, uint8_t* at, int64_t now) noexcept nogil:
+        cdef Stamp stamp
+        stamp.sequence = s.sequence
+        s.sequence += 1
+        stamp.time = now
+        stamp.stream = <uint32_t>(s - self.streams)
+        stamp.mark = MARK
+        memcpy(at, &stamp, STAMP)
+
+    cdef void packet(self, Stream* s, uint8_t* ip, int64_t now) noexcept nogil:
+        """One inner packet of size octets; what lies behind the stamp is zero already."""
+        memcpy(ip, s.head + ROOM, INNER)
+        self.stamp(s, ip + INNER, now)
+        put_sum(ip + 26, sum_header(s.sum, ip + INNER, STAMP))
+        if ip[26] == 0 and ip[27] == 0:
+            ip[26] = 0xff
+            ip[27] = 0xff
+
+    cdef int framed(self, int m, int most, int64_t now) noexcept nogil:
+        """Message m: one outer send of as many packets as a burst has. Their number."""
+        cdef int i, n = self.burst if most == 0 or most > self.burst else most, step = 0
+        cdef uint8_t room[ROOM]
+        cdef uint8_t* p = self.memory + <size_t>m * MESSAGE
+        cdef Stream* s = self.choose()
+        cdef Framing* f
+        cdef cmsghdr* c
+        cdef uint16_t step16
+        for i in range(n):
+            if i and not self.coalescible:
+                s = self.choose()
+            f = &self.framings[s.framing]
+            push_frame(f, room, self.size)
+            memcpy(p, room + ROOM - f.size, f.size)
+            self.packet(s, p + f.size, now)
+            step = f.size + self.size
+            p += step
+        self.iov[m].iov_len = n * step
+        self.sends[m].msg_hdr.msg_control = NULL
+        self.sends[m].msg_hdr.msg_controllen = 0
+        if n > 1:
+            step16 = <uint16_t>step
+            c = <cmsghdr*>self.notes[m]
+            c.cmsg_level = SOL_UDP
+            c.cmsg_type = UDP_SEGMENT
+            c.cmsg_len = CMSG_LEN(2)
+            memcpy(CMSG_DATA(c), &step16, 2)
+            self.sends[m].msg_hdr.msg_control = c
+            self.sends[m].msg_hdr.msg_controllen = CMSG_SPACE(2)
+        return n
+
+    cdef int bare(self, int m, int most, int64_t now) noexcept nogil:
+        """Message m for the TUN: one packet, or one super-packet. The number of packets in it."""
+        cdef int i, payload = self.size - INNER, n = 1
+        cdef uint8_t* p = self.memory + <size_t>m * MESSAGE
+        cdef uint8_t* ip = p + sizeof(virtio_net_hdr)
+        cdef virtio_net_hdr* v = <virtio_net_hdr*>p
+        cdef Stream* s = self.choose()
+        cdef uint16_t partial
+        memset(v, 0, sizeof(virtio_net_hdr))
+        self.packet(s, ip, now)
+        if self.coalescible:
+            n = self.burst if most == 0 or most > self.burst else most
+        if n > 1:
+            for i in range(1, n):
+                self.stamp(s, ip + INNER + i * payload, now)
+            v.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM
+            v.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4
+            v.gso_size = <uint16_t>payload
+            v.hdr_len = INNER
+            v.csum_start = 20
+            v.csum_offset = 6
+            store16(ip + 2, <uint16_t>(INNER + n * payload))
+            sum_ip(ip)
+            store16(ip + 24, <uint16_t>(8 + n * payload))
+            partial = fold(pseudo(ip, 8 + n * payload))
+            memcpy(ip + 26, &partial, 2)
+        self.iov[m].iov_len = sizeof(virtio_net_hdr) + INNER + n * payload
+        return n
+
+    cdef void round(self, uint64_t most) noexcept nogil:
+        """One sendmmsg, and what it needs to get rid of all of it."""
+        cdef int m = 0, n, i = 0, limit
+        cdef int count[MESSAGES]
+        cdef uint64_t total = 0
+        cdef int64_t now = clock()
+        # bare packets need many messages for a batch; of framed ones each is a batch
+        limit = MESSAGES if self.kind == FRAMING_BARE and not self.coalescible else 1 if self.rate else 4
+        while m < limit and (most == 0 or total < most):
+            n = <int>(most - total) if most and most - total < SEGMENTS else 0
+            count[m] = self.bare(m, n, now) if self.kind == FRAMING_BARE else self.framed(m, n, now)
+            total += count[m]
+            m += 1
+        while i < m and not self.stopped:
+            n = sendmmsg(self.fd, self.sends + i, m - i, MSG_DONTWAIT)
+            if n > 0:
+                while n:
+                    self.sent += count[i]
+                    i += 1
+                    n -= 1
+            elif errno == EAGAIN or errno == ENOBUFS or errno == EINTR:
+                self.refused += 1
+                sched_yield()
+            else:
+                self.refused += 1
+                self.stopped = errno

@@ -1,0 +1,238 @@
+"""The bench's ground: two network namespaces, a wire between them, pinned processes, and who used which core.
+
+    peer  192.168.77.1 -- veth --  192.168.77.2  host
+    everything else, CPU 1                       the forwarder, CPU 0
+
+Nothing here has a name outside this process: the namespaces are held by descriptors and every process dies
+with the thread that started it, so that nothing is left behind however the bench ends, SIGKILL included.
+"""
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FORWARDER, OTHERS = 0, 1        # cores
+CLONE_NEWNET = 0x40000000
+PEER, HOST, PREFIX = "192.168.77.1", "192.168.77.2", 24
+WIRES = ("offload", "plain")
+SYSCTLS = {
+    "net/ipv6/conf/all/disable_ipv6": "1", "net/ipv6/conf/default/disable_ipv6": "1", "net/ipv4/ip_forward": "1",
+    "net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/default/rp_filter": "0", "net/ipv4/conf/all/send_redirects": "0",
+}
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+class LabError(Exception):
+    """One sentence that says what the bench needs and did not find."""
+
+
+def _checked(result: int, what: str) -> None:
+    if result < 0:
+        raise LabError(f"{what}: {os.strerror(ctypes.get_errno())}; the bench needs root")
+
+
+class Namespace:
+    """A network namespace that lives as long as its descriptor."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.fd = -1
+        self.processes: list[subprocess.Popen[str]] = []
+        failed: list[LabError] = []
+
+        def make() -> None:
+            try:
+                _checked(libc.unshare(CLONE_NEWNET), "a network namespace")     # of this thread only
+                self.fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            except LabError as e:
+                failed.append(e)
+        maker = threading.Thread(target=make)
+        maker.start()
+        maker.join()
+        if failed:
+            raise failed[0]
+
+    @contextlib.contextmanager
+    def entered(self, cpu: int | None = None) -> Iterator[None]:
+        """This thread is inside, and on that core: sockets opened and processes started here stay so."""
+        here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        cores = os.sched_getaffinity(0)
+        try:
+            _checked(libc.setns(self.fd, CLONE_NEWNET), f"entering namespace {self.name}")
+            if cpu is not None:
+                os.sched_setaffinity(0, {cpu})
+            yield
+        finally:
+            os.sched_setaffinity(0, cores)
+            libc.setns(here, CLONE_NEWNET)
+            os.close(here)
+
+    def run(self, *command: str) -> str:
+        """A command that ends soon; its output."""
+        try:
+            with self.entered(OTHERS):
+                done = subprocess.run(command, capture_output=True, text=True)
+        except FileNotFoundError:
+            raise LabError(f"{command[0]} is not installed")
+        if done.returncode:
+            raise LabError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+    def spawn(self, command: list[str], cpu: int, **options: Any) -> subprocess.Popen[str]:
+        """A process that stays until `close`, or until this process is gone."""
+        with self.entered(cpu):
+            process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], text=True, cwd="/", **options)
+        self.processes.append(process)
+        return process
+
+    def configure(self, interface: str, address: str, mtu: int, gso_max_size: int = 0) -> None:
+        self.run("ip", "address", "add", address, "dev", interface)
+        limits = ["gso_max_size", str(gso_max_size)] if gso_max_size else []      # up to 65536 it is IPv4's too
+        self.run("ip", "link", "set", interface, "mtu", str(mtu), *limits, "up")
+
+    def close(self) -> None:
+        for process in self.processes:
+            end(process)
+        self.processes.clear()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def end(process: subprocess.Popen[str], patience: float = 5) -> str:
+    """SIGTERM, then SIGKILL; what the process still had to say on standard output."""
+    process.terminate()
+    try:
+        out, _ = process.communicate(timeout=patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, _ = process.communicate()
+    return out or ""
+
+
+class Lab:
+    """The two namespaces and their wire: `offload` passes super-packets whole, as a NIC with segmentation and GRO in
+    hardware does; `plain` has them cut by software and merged by nobody (design.md 8)."""
+
+    def __init__(self, wire: str = "offload", mtu: int = 1500) -> None:
+        if wire not in WIRES:
+            raise LabError(f"a wire is {' or '.join(WIRES)}, not {wire}")
+        self.wire = wire
+        self.peer = Namespace("peer")
+        try:
+            self.host = Namespace("host")
+            try:
+                self._build(mtu)
+            except BaseException:
+                self.host.close()
+                raise
+        except BaseException:
+            self.peer.close()
+            raise
+
+    def _build(self, mtu: int) -> None:
+        self.peer.run("ip", "link", "add", "wire", "mtu", str(mtu), "type", "veth",
+                      "peer", "name", "wire", "mtu", str(mtu), "netns", f"/proc/{os.getpid()}/fd/{self.host.fd}")
+        for side, address in ((self.peer, PEER), (self.host, HOST)):
+            with side.entered():
+                for name, value in SYSCTLS.items():
+                    path = Path("/proc/sys", name)
+                    if path.exists():                   # a kernel without IPv6 has nothing to switch off
+                        path.write_text(value)
+            side.run("ip", "link", "set", "lo", "up")
+            side.configure("wire", f"{address}/{PREFIX}", mtu)
+            if self.wire == "plain":
+                side.run("ethtool", "-K", "wire", "tx-udp-segmentation", "off", "gso", "off", "gro", "off", "tso", "off")
+
+    def close(self) -> None:
+        self.peer.close()
+        self.host.close()
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Usage(NamedTuple):
+    """What cores did over a span of time, in ns; `cost` is the forwarder's."""
+    elapsed: int
+    cost: int
+    busy: tuple[int, ...]       # of each core, by /proc/stat: coarse, and of the whole machine
+
+    def share(self, cpu: int) -> float:
+        return self.busy[cpu] / self.elapsed if self.elapsed else 0.0
+
+    def bottleneck(self) -> str:
+        """The core that was at least 90 % busy, the forwarder's first."""
+        if max(self.cost / self.elapsed, self.share(FORWARDER)) >= 0.9:
+            return "forwarder"
+        return "others" if self.share(OTHERS) >= 0.9 else "none"
+
+
+def threads(pids: Iterable[int], cpu: int) -> list[int]:
+    """The threads of these processes that are pinned to that core, and its ksoftirqd."""
+    found = [ksoftirqd(cpu)]
+    for pid in pids:
+        found += [int(t) for t in os.listdir(f"/proc/{pid}/task") if os.sched_getaffinity(int(t)) == {cpu}]
+    return found
+
+
+def ksoftirqd(cpu: int) -> int:
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        with contextlib.suppress(OSError):
+            if path.read_text() == f"ksoftirqd/{cpu}\n":
+                return int(path.parent.name)
+    raise LabError(f"core {cpu} has no ksoftirqd: the bench must run where it can see the kernel's threads")
+
+
+def runtime(tid: int) -> int:
+    """Time on a core in ns."""
+    return int(Path(f"/proc/{tid}/schedstat").read_text().split()[0])
+
+
+def busy(cpu: int) -> int:
+    """Time in ns that a core was neither idle nor waiting nor stolen, in ticks of the kernel."""
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name == f"cpu{cpu}":
+            user, nice, system, _idle, _iowait, irq, softirq = map(int, fields[:7])
+            return (user + nice + system + irq + softirq) * (1_000_000_000 // os.sysconf("SC_CLK_TCK"))
+    raise LabError(f"the bench needs two cores, and core {cpu} is not there")
+
+
+class Meter:
+    """Between `start` and `stop`: run time of every thread on the forwarder's core."""
+
+    def __init__(self, pids: Iterable[int], cpu: int = FORWARDER) -> None:
+        self._threads = threads(pids, cpu)
+        self._cores = sorted({cpu, OTHERS})
+
+    def _read(self) -> tuple[int, int, tuple[int, ...]]:
+        now = time.monotonic_ns()
+        return now, sum(map(runtime, self._threads)), tuple(map(busy, self._cores))
+
+    def start(self) -> None:
+        self._before = self._read()
+
+    def stop(self) -> Usage:
+        (t0, c0, b0), (t1, c1, b1) = self._before, self._read()
+        return Usage(t1 - t0, c1 - c0, tuple(y - x for x, y in zip(b0, b1, strict=True)))
+
+
+def interruptible() -> None:
+    """SIGTERM ends the bench as Ctrl-C does: by unwinding, so that what it started ends with it."""
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)          # a shell starts background jobs with SIGINT ignored

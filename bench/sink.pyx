@@ -1,0 +1,177 @@
+"""Where the generator's packets end: loss, reordering, duplication and latency by what payload.pxd stamped.
+
+The socket is an inner one (bare: a UDP socket that the kernel hands the payload), or the outer one of the
+tunnel's far end (null, l2tp). What is no stamped packet, or of a stream that is not known, is `other`.
+"""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from ..fastpath.sys cimport (
+    CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, MSG_DONTWAIT, SOL_UDP, UDP_GRO, cmsghdr, iovec, mmsghdr, msghdr, recvmmsg,
+)
+from .framing cimport FRAMING_BARE, Framing, frame_null, pull_frame
+from .payload cimport INNER, MARK, STAMP, Stamp, clock
+
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events, revents
+    int poll(pollfd*, unsigned long, int)
+    int POLLIN
+
+cdef enum:
+    BUFFERS = 16
+    BUFFER = 65536
+    BUCKETS = 512           # of latency: eight to a power of two
+    PATIENCE = 20           # ms after which `stop` is noticed
+
+cdef struct Counts:
+    uint64_t received, bytes, missing, reordered, duplicates, other
+
+cdef struct Seen:
+    uint64_t next           # sequence number
+    uint64_t window         # of the 64 before it, which came
+
+
+cdef inline int bucket(uint64_t ns) noexcept nogil:
+    """ns below 8 by itself, then three bits behind the leading one."""
+    cdef int power = 0
+    while ns >> power >= 16:
+        power += 1
+    return <int>(power * 8 + (ns >> power))
+
+
+cdef class Sink:
+    """`run` counts until `stop`; `received` are those that came for the first time."""
+    cdef int fd, n_streams, stopped
+    cdef Framing framing
+    cdef Seen* seen
+    cdef uint8_t* memory
+    cdef mmsghdr receives[BUFFERS]
+    cdef iovec iov[BUFFERS]
+    cdef uint8_t notes[BUFFERS][64]
+    cdef Counts counts
+    cdef uint64_t latency[BUCKETS]
+
+    def __cinit__(self, int fd, str framing, int streams):
+        cdef int i
+        kinds = {"null": 0, "l2tp": 1, "bare": 2}
+        if framing not in kinds or streams < 1:
+            raise ValueError("a sink needs a framing and streams")
+        self.fd, self.n_streams = fd, streams
+        frame_null(&self.framing, 0)
+        self.framing.kind = kinds[framing]
+        self.seen = <Seen*>calloc(streams, sizeof(Seen))
+        self.memory = <uint8_t*>calloc(BUFFERS, BUFFER)
+        if not self.seen or not self.memory:
+            raise MemoryError("the sink's streams")
+        for i in range(BUFFERS):
+            self.iov[i].iov_base = self.memory + <size_t>i * BUFFER
+            self.iov[i].iov_len = BUFFER
+            self.receives[i].msg_hdr.msg_iov = &self.iov[i]
+            self.receives[i].msg_hdr.msg_iovlen = 1
+            self.receives[i].msg_hdr.msg_control = self.notes[i]
+
+    def __dealloc__(self):
+        free(self.seen)
+        free(self.memory)
+
+    def run(self):
+        """Without the GIL. After `stop` what has arrived already is still counted."""
+        cdef pollfd p
+        with nogil:
+            p.fd = self.fd
+            p.events = POLLIN
+            while self.take() or not self.stopped:
+                poll(&p, 1, PATIENCE)
+
+    def stop(self):
+        self.stopped = 1
+
+    @property
+    def counters(self):
+        """received, bytes (of inner packets), missing (holes in the sequences: what came after the last is not
+        among them), reordered, duplicates, other."""
+        return self.counts
+
+    @property
+    def received(self):
+        return self.counts.received
+
+    def percentile(self, double share):
+        """Latency in ns below which so many of the packets came, to an eighth of its power of two."""
+        cdef uint64_t rank = 0
+        cdef uint64_t total = 0
+        for n in self.latency:
+            total += n
+        for i in range(BUCKETS):
+            rank += self.latency[i]
+            if total and rank >= share * total:
+                return i if i < 16 else (8 + i % 8) << (i // 8 - 1)
+        return 0
+
+    cdef int take(self) noexcept nogil:
+        """What is there; False when nothing was."""
+        cdef int i, n, r, size, at
+        cdef uint8_t* p
+        cdef cmsghdr* c
+        cdef int64_t now
+        for i in range(BUFFERS):
+            self.receives[i].msg_hdr.msg_controllen = sizeof(self.notes[i])
+        r = recvmmsg(self.fd, self.receives, BUFFERS, MSG_DONTWAIT, NULL)
+        if r <= 0:
+            return 0
+        now = clock()
+        for i in range(r):
+            n = self.receives[i].msg_len
+            size = n
+            p = self.memory + <size_t>i * BUFFER
+            c = CMSG_FIRSTHDR(&self.receives[i].msg_hdr)
+            while c != NULL:
+                if c.cmsg_level == SOL_UDP and c.cmsg_type == UDP_GRO:
+                    memcpy(&size, CMSG_DATA(c), sizeof(int))
+                c = CMSG_NXTHDR(&self.receives[i].msg_hdr, c)
+            at = 0
+            while at < n and size > 0:
+                self.count(p + at, size if n - at > size else n - at, now)
+                at += size
+        return 1
+
+    cdef void count(self, uint8_t* p, int n, int64_t now) noexcept nogil:
+        cdef Stamp stamp
+        cdef Seen* s
+        cdef uint64_t gap
+        cdef int at
+        if self.framing.kind != FRAMING_BARE:
+            at = pull_frame(&self.framing, p, &n)
+            if at <= 0 or n < INNER or p[at] != 0x45:
+                self.counts.other += 1
+                return
+            p += at + INNER
+            n -= INNER
+        if n < STAMP:
+            self.counts.other += 1
+            return
+        memcpy(&stamp, p, STAMP)
+        if stamp.mark != MARK or stamp.stream >= <uint32_t>self.n_streams:
+            self.counts.other += 1
+            return
+        s = &self.seen[stamp.stream]
+        if stamp.sequence >= s.next:
+            gap = stamp.sequence - s.next
+            self.counts.missing += gap
+            s.window = s.window << (gap + 1) | 1 if gap < 63 else 1
+            s.next = stamp.sequence + 1
+        else:
+            gap = s.next - 1 - stamp.sequence
+            if gap < 64 and s.window >> gap & 1:
+                self.counts.duplicates += 1
+                return
+            if gap < 64:
+                s.window |= <uint64_t>1 << gap
+            self.counts.reordered += 1
+            self.counts.missing -= 1
+        self.counts.received += 1
+        self.counts.bytes += n + INNER
+        self.latency[bucket(<uint64_t>(now - stamp.time) if now > stamp.time else 0)] += 1

@@ -1,0 +1,124 @@
+"""What is measured: a forwarder on its core, and the far end that its traffic needs.
+
+A subject is started once in a lab. Then either `dial` gives it a peer with a TUN, for TCP by iperf3, or
+`attach` gives the peer's outer socket with sessions that are up, for generator and sink.
+"""
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+from .lab import FORWARDER, HOST, OTHERS, PEER, Lab, LabError, Namespace
+from .port import open_udp
+
+MTU = 1400
+INSIDE = "10.67.0.1"            # the host's inner address; sessions have others of the same /16
+# A TUN read makes one UDP_SEGMENT send: 45 segments of MTU, each with up to 16 octets of header, stay below 65000.
+GSO_MAX_SIZE = 62000
+
+
+class Session(NamedTuple):
+    """What the forwarder expects from this session, and where it sends what is for it."""
+    tunnel: int
+    session: int
+    address: str
+
+
+class Far(NamedTuple):
+    """The peer's end, bare: what generator and sink need."""
+    wire: socket.socket
+    host: tuple[str, int]       # where the forwarder listens
+    framing: str
+    sessions: list[Session]
+    interface: str              # the forwarder's TUN
+
+
+class Packets(NamedTuple):
+    """Inner packets that the forwarder moved."""
+    up: int
+    down: int
+
+
+def session_address(number: int) -> str:
+    """Of the session with this number, from 0."""
+    if not 0 <= number < 65000:
+        raise LabError("a bench has at most 65000 sessions")
+    return "10.67.%d.%d" % divmod(number + 2, 256)
+
+
+class Subject:
+    """The interface; `protocol` is its name in results."""
+    protocol = ""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+
+    def start(self) -> None:
+        """The forwarder runs on its core in lab.host."""
+        raise NotImplementedError
+
+    def dial(self) -> str:
+        """A peer with a TUN runs on the other core in lab.peer; its inner address. The host's is INSIDE."""
+        raise NotImplementedError
+
+    def attach(self, sessions: int) -> Far:
+        """So many sessions are up, and nobody reads the peer's outer socket."""
+        raise NotImplementedError
+
+    def pids(self) -> list[int]:
+        """Processes with threads on the forwarder's core."""
+        raise NotImplementedError
+
+    def packets(self) -> Packets:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """Say goodbye; the lab ends what is left."""
+
+
+class Null(Subject):
+    """The null tunnel, and another one as its peer."""
+    protocol = "null"
+    PORT = 5000
+
+    def start(self) -> None:
+        self._forwarder = tunnel(self.lab.host, "nt0", HOST, PEER, self.PORT, FORWARDER)
+        self.lab.host.configure("nt0", f"{INSIDE}/16", MTU, GSO_MAX_SIZE)
+
+    def dial(self) -> str:
+        tunnel(self.lab.peer, "nt1", PEER, HOST, self.PORT, OTHERS)
+        self.lab.peer.configure("nt1", f"{session_address(0)}/16", MTU, GSO_MAX_SIZE)
+        return session_address(0)
+
+    def attach(self, sessions: int) -> Far:
+        with self.lab.peer.entered():
+            wire = open_udp((PEER, self.PORT))
+        return Far(wire, (HOST, self.PORT), "null", [Session(1, n + 1, session_address(n)) for n in range(sessions)], "nt0")
+
+    def pids(self) -> list[int]:
+        return [self._forwarder.pid]
+
+    def packets(self) -> Packets:
+        assert self._forwarder.stdout
+        self._forwarder.send_signal(signal.SIGUSR1)
+        count = json.loads(self._forwarder.stdout.readline())
+        return Packets(count["up"], count["down"])
+
+
+def tunnel(side: Namespace, name: str, local: str, peer: str, port: int, cpu: int) -> subprocess.Popen[str]:
+    """A null tunnel that is ready."""
+    process = side.spawn([sys.executable, "-m", "headrace.bench.null", "--tun", name, "--local", f"{local}:{port}",
+                          "--peer", f"{peer}:{port}", "--cpu", str(cpu)], cpu, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stderr
+    line = process.stderr.readline()
+    if line != "ready\n":
+        raise LabError(f"the null tunnel did not start: {(line + process.stderr.read()).strip().splitlines()[-1:]}")
+    return process
+
+
+SUBJECTS: dict[str, Callable[[Lab], Subject]] = {"null": Null}

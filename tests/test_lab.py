@@ -1,0 +1,224 @@
+"""The null tunnel in the lab: it forwards, it is counted, it is charged, and nothing stays behind."""
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from headrace.bench import wire
+from headrace.bench.lab import FORWARDER, HOST, OTHERS, PEER, Lab, LabError, Meter, threads
+from headrace.bench.port import open_tun, open_udp
+from headrace.bench.sample import estimate
+from headrace.bench.subject import INSIDE, MTU, Null, session_address
+from headrace.bench.wire import Case
+
+root = pytest.mark.root
+WIRE = [sys.executable, "-m", "headrace.bench.wire"]
+
+
+@root
+def test_null_against_null_in_the_shape_of_results(tmp_path: Path) -> None:
+    """All kinds of traffic, both ways: the same tunnel costs about the same, and the rows say so."""
+    out = tmp_path / "results.json"
+    subprocess.run([*WIRE, "--wire", "offload", "--pairs", "1", "--seconds", "0.5", "--json", str(out)], check=True, cwd="/",
+                   capture_output=True)
+    recorded = json.loads(out.read_text())
+    assert recorded["machine"]["cores"] >= 2 and recorded["kernel"] == os.uname().release
+    assert recorded["command"][:3] == ["python", "-m", "headrace.bench.wire"]
+    rows = recorded["results"]
+    assert [(r["traffic"], r["direction"], r["coalescible"]) for r in rows] == [
+        ("tcp", "up", True), ("tcp", "down", True), ("small", "up", True), ("small", "up", False), ("small", "down", True),
+        ("small", "down", False)]
+    for r in rows:
+        assert {"protocol", "size", "direction", "wire", "sessions", "flows", "cost_ns", "null_cost_ns", "ratio", "gbit_s", "pps", "loss",
+                "bottleneck"} <= set(r)
+        assert r["cost_ns"] > 0 and 1 / 3 < r["ratio"] < 3
+        for run in r["samples"]["subject"] + r["samples"]["null"]:
+            assert run["packets"] > 1000 and 0 < run["forwarder"] <= 1.05
+    by_kind = {(r["traffic"], r["direction"], r["coalescible"]): r["cost_ns"] for r in rows}
+    assert by_kind["small", "up", False] > 2 * by_kind["small", "up", True], "runs were not coalesced, or all were"
+    assert by_kind["small", "down", False] > 2 * by_kind["small", "down", True]
+
+
+@root
+@pytest.mark.parametrize("direction", ["up", "down"])
+@pytest.mark.parametrize("wire_kind", ["offload", "plain"])
+def test_tcp_arrives_and_every_segment_is_counted(wire_kind: str, direction: str) -> None:
+    with wire.prepared(Null, wire_kind, "tcp", 1) as run:
+        r = run(Case("tcp", direction, wire_kind, MTU), 1)
+    carried = r.gbit_s * 1e9 / 8 * r.packets / r.pps
+    assert r.packets * (MTU - 60) <= carried * 1.1, "more packets than octets"
+    assert r.packets * (MTU - 40) >= carried, "more octets than packets can carry"
+    assert r.gbit_s > 0.05
+
+
+@root
+@pytest.mark.parametrize("direction", ["up", "down"])
+@pytest.mark.parametrize("coalescible", [True, False])
+def test_a_paced_generator_loses_nothing_and_the_forwarder_counts_all(direction: str, coalescible: bool) -> None:
+    case = Case("small", direction, "offload", 64, sessions=3, flows=32, coalescible=coalescible)
+    with Lab() as lab:
+        subject = Null(lab)
+        subject.start()
+        far = subject.attach(case.sessions)
+        with far.wire, wire.traffic(subject, far, case, rate=20000) as (generator, sink):
+            before = getattr(subject.packets(), direction)
+            thread = threading.Thread(target=sink.run)
+            thread.start()
+            generator.run(packets=6400)
+            moved = getattr(wire.settled(subject), direction) - before
+            sink.stop()
+            thread.join()
+    assert moved == generator.sent == 6400
+    assert sink.counters == {"received": 6400, "bytes": 6400 * 64, "missing": 0, "reordered": 0, "duplicates": 0, "other": 0}
+
+
+@root
+def test_what_the_wire_loses_is_missing_at_the_sink() -> None:
+    """A relay on the wire that drops every tenth datagram."""
+    case = Case("small", "up", "offload", 64)
+    with Lab() as lab:
+        subject = Null(lab)
+        subject.start()
+        far = subject.attach(1)
+        with lab.peer.entered():
+            relay = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with relay, far.wire:
+            relay.bind((PEER, 0))
+            relay.settimeout(5)
+            with wire.traffic(subject, far._replace(host=relay.getsockname()), case) as (generator, sink):
+                thread = threading.Thread(target=sink.run)
+                thread.start()
+                for n in range(100):
+                    generator.run(packets=1)
+                    data = relay.recv(2048)
+                    if n % 10 != 5:
+                        relay.sendto(data, far.host)
+                wire.settled(subject)
+                sink.stop()
+                thread.join()
+    assert generator.sent == 100
+    assert sink.counters["received"] == 90 and sink.counters["missing"] == 10
+
+
+@root
+@pytest.mark.parametrize("length", [False, True])
+def test_two_ends_of_an_l2tp_session_carry_tcp_and_control(length: bool) -> None:
+    """lac.py at both ends: user data through the TUNs, control messages through the doors."""
+    from headrace.bench.lac import DataPlane
+    control = bytes.fromhex("c802 000c 0009 0000 0003 0004")       # a ZLB (RFC 2661 section 5.8)
+    echo = bytes.fromhex("0002 0009 000b ff03 c021 09 01 0008 00000000")
+    with Lab() as lab, contextlib.ExitStack() as stack:
+        planes = []
+        for side, local, peer, ours, theirs, number in (
+                (lab.peer, PEER, HOST, (9, 11), (10, 12), 0), (lab.host, HOST, PEER, (10, 12), (9, 11), 1)):
+            with side.entered():
+                tun, outer = open_tun("lt0"), open_udp((local, 1701))
+            stack.callback(os.close, tun)
+            stack.enter_context(outer)
+            plane = DataPlane(tun, outer, (peer, 1701), ours, theirs, length, cpu=FORWARDER if number else OTHERS)
+            side.configure("lt0", f"{INSIDE if number else session_address(0)}/16", MTU)
+            plane.start()
+            stack.callback(plane.stop)
+            planes.append(plane)
+        planes[1].control.send(control)
+        planes[1].control.send(echo)
+        planes[0].control.settimeout(5)
+        assert [planes[0].control.recv(2048) for _ in range(2)] == [control, echo]
+        with lab.host.entered():
+            listener = socket.create_server((INSIDE, 0))
+        with lab.peer.entered():
+            client = socket.create_connection(listener.getsockname(), timeout=20)
+        served, _ = listener.accept()
+        sent = os.urandom(4 << 20)
+        with listener, client, served:
+            sender = threading.Thread(target=client.sendall, args=(sent,))
+            sender.start()
+            received = bytearray()
+            while len(received) < len(sent):
+                received += served.recv(1 << 16)
+            sender.join()
+        assert bytes(received) == sent
+        assert planes[1].counters["up"] > len(sent) // MTU and planes[1].counters["bad"] == 0
+        assert planes[1].counters["tun_writes"] < planes[1].counters["up"], "nothing was coalesced"
+
+
+@root
+def test_only_threads_on_the_forwarders_core_are_charged() -> None:
+    with Lab() as lab:
+        here = lab.host.spawn(["cat"], FORWARDER, stdin=subprocess.PIPE)
+        there = lab.host.spawn(["cat"], OTHERS, stdin=subprocess.PIPE)
+        charged = threads([here.pid, there.pid], FORWARDER)
+        assert here.pid in charged and there.pid not in charged and len(charged) == 2
+        meter = Meter([here.pid])
+        meter.start()
+        spun = lab.host.spawn(["sh", "-c", "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"], OTHERS)
+        spun.wait()
+        usage = meter.stop()
+    assert usage.elapsed > 0 and usage.cost < usage.elapsed / 2
+    assert usage.busy[OTHERS] > 0
+
+
+def namespaces() -> set[str]:
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/task/[0-9]*/ns/net"):
+        with contextlib.suppress(OSError):
+            found.add(os.readlink(path))
+    return found
+
+
+def descendants(pid: int) -> set[int]:
+    children = {int(c) for t in Path(f"/proc/{pid}/task").iterdir() for c in (t / "children").read_text().split()}
+    return children.union(*map(descendants, children)) if children else set()
+
+
+@root
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_an_interrupted_bench_leaves_nothing_behind(number: signal.Signals, status: int) -> None:
+    before, named = namespaces(), subprocess.run(["ip", "netns", "list"], capture_output=True).stdout
+    links = set(os.listdir("/sys/class/net"))
+    bench = subprocess.Popen([*WIRE, "--traffic", "tcp", "--pairs", "1", "--seconds", "60"], cwd="/", stderr=subprocess.PIPE, text=True)
+    assert bench.stderr
+    assert "1/1" in bench.stderr.readline()         # both subjects and their peers run by now
+    family = descendants(bench.pid)
+    assert len(family) >= 4
+    held = namespaces() - before
+    watched = [os.pidfd_open(pid) for pid in family]
+    bench.send_signal(number)
+    assert bench.wait(timeout=30) == status
+    bench.stderr.close()
+    poll = select.poll()
+    for fd in watched:
+        poll.register(fd, select.POLLIN)
+    while watched:
+        gone = poll.poll(10_000)
+        assert gone, "a process was left behind"
+        for fd, _ in gone:
+            poll.unregister(fd)
+            os.close(fd)
+            watched.remove(fd)
+    assert held and not held & namespaces()
+    assert subprocess.run(["ip", "netns", "list"], capture_output=True).stdout == named
+    assert set(os.listdir("/sys/class/net")) == links
+
+
+def test_an_unknown_wire_is_refused() -> None:
+    with pytest.raises(LabError, match="offload or plain"):
+        Lab("copper")
+
+
+def test_the_interval_of_a_median() -> None:
+    """Order statistics of seven and of nineteen samples, by the tables of the binomial distribution."""
+    assert estimate([5, 1, 4, 2, 3, 7, 6])[:3] == (4, 1, 7)
+    assert estimate([5, 1, 4, 2, 3, 7, 6]).confidence == pytest.approx(0.984375)
+    e = estimate(range(1, 20))
+    assert e[:3] == (10, 5, 15) and e.confidence == pytest.approx(0.9808, abs=1e-4)
+    assert estimate([3.0]) == (3.0, 3.0, 3.0, 0.0)
