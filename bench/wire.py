@@ -23,6 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Generator as Rows
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -182,7 +183,7 @@ def prepared(make: Callable[[Lab], Subject], wire: str, kind: str, sessions: int
 
 
 def compare(rows: Iterable[Case], name: str, make: Callable[[Lab], Subject], baseline: Callable[[Lab], Subject],
-            pairs: int, seconds: float, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+            pairs: int, seconds: float, say: Callable[[str], None]) -> Rows[dict[str, Any], None, None]:
     """Each case in interleaved runs of the subject and its baseline."""
     kinds: dict[tuple[str, str, int], list[Case]] = {}
     for case in rows:
