@@ -39,6 +39,7 @@ cdef inline int pull_l2tp(const uint8_t* p, size_t n, L2tp* h) noexcept nogil:
     if h.flags & L2TP_VERSION != 2:
         return -<int>DROP_VERSION
     h.length = <uint32_t>n
+    h.ns = h.nr = 0
     if h.flags & (L2TP_T | L2TP_L | L2TP_S | L2TP_O) == 0:
         h.tunnel = load16(p + 2)
         h.session = load16(p + 4)

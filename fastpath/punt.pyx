@@ -1,0 +1,289 @@
+"""Both ends of the channel between workers and control.
+
+A worker gathers frames by reference and sends them at the end of a pass, before their buffers are used again. When
+the channel is more than half full, which happens only while control is away or behind, it takes nothing but what keeps
+tunnels and links alive: messages of known tunnels, and deaths.
+"""
+import socket
+
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from .bytes cimport load16, store16, store32
+from .packet cimport DROP_LENGTH, DROP_NO_SESSION, DROP_PUNT, HELLO, PUNT
+from .port cimport count, full, push, scratch, transmit
+from .sys cimport (EINTR, MSG_DONTWAIT, SIOCOUTQ, errno, ioctl, iovec, load_acquire8, load_acquire64, mmsghdr, recvmmsg, sendmmsg)
+from .table cimport FREE, RETIRED, Config, Path, Session, Tunnel, config_of
+from .timer cimport arm
+from .worker cimport FRAME, PUNTS, SCRATCH, Out, Worker
+
+assert sizeof(PuntHeader) == 64
+
+cdef enum:
+    STALE_NS = 2000000000     # control's heartbeat comes every 500 ms
+    ZLB = 12                  # octets of a zero-length body message
+
+
+cdef void prepare_punts(Worker* w) noexcept nogil:
+    """Lay out the messages of both directions; once."""
+    cdef int i
+    memset(w.punt_messages, 0, sizeof(w.punt_messages))
+    memset(w.order_messages, 0, sizeof(w.order_messages))
+    for i in range(PUNTS):
+        w.punt_iov[2 * i].iov_base = &w.punt_headers[i]
+        w.punt_iov[2 * i].iov_len = sizeof(PuntHeader)
+        w.punt_messages[i].msg_hdr.msg_iov = &w.punt_iov[2 * i]
+        w.punt_messages[i].msg_hdr.msg_iovlen = 2
+        w.order_iov[i].iov_base = w.orders + <size_t>i * FRAME
+        w.order_iov[i].iov_len = FRAME
+        w.order_messages[i].msg_hdr.msg_iov = &w.order_iov[i]
+        w.order_messages[i].msg_hdr.msg_iovlen = 1
+
+
+cdef PuntHeader* queue(Worker* w, uint8_t kind, const uint8_t* p, size_t n) noexcept nogil:
+    """The next frame's header, cleared."""
+    cdef PuntHeader* h
+    if w.punts == PUNTS:
+        punt_out(w)
+    h = &w.punt_headers[w.punts]
+    memset(h, 0, sizeof(PuntHeader))
+    h.kind = kind
+    h.worker = <uint8_t>w.index
+    h.length = <uint32_t>n
+    w.punt_iov[2 * w.punts + 1].iov_base = <void*>p
+    w.punt_iov[2 * w.punts + 1].iov_len = n
+    w.punts += 1
+    return h
+
+
+cdef void punt_l2tp(Worker* w, const uint8_t* p, size_t n, const Path* path) noexcept nogil:
+    """An L2TP control message; a HELLO is acknowledged here while control is away."""
+    if w.now_ns - load_acquire64(&w.table.header.heartbeat) > STALE_NS and acknowledge_hello(w, p, n, path):
+        return
+    if n > FRAME - sizeof(PuntHeader):
+        count(w, DROP_LENGTH, 1)
+        return
+    queue(w, PUNT_L2TP, p, n).path = path[0]
+
+
+cdef void punt_ppp(Worker* w, const uint8_t* p, size_t n, uint32_t slot, Session* s, uint16_t protocol) noexcept nogil:
+    cdef PuntHeader* h
+    if n > FRAME - sizeof(PuntHeader):
+        count(w, DROP_LENGTH, 1)
+        return
+    h = queue(w, PUNT_PPP, p, n)
+    h.slot, h.generation, h.protocol = slot, s.generation, protocol
+
+
+cdef void punt_session(Worker* w, PuntKind kind, uint32_t slot, Session* s) noexcept nogil:
+    """Something happened to a session."""
+    cdef PuntHeader* h = queue(w, kind, NULL, 0)
+    h.slot, h.generation = slot, s.generation
+
+
+cdef bint acknowledge_hello(Worker* w, const uint8_t* p, size_t n, const Path* path) noexcept nogil:
+    """If p is a HELLO (RFC 2661 section 6.5) of a tunnel that we know: acknowledge it when its Ns is the next one, or an
+    earlier one again. What is expected next stands in the tunnel's record until control is back."""
+    cdef Tunnel* t
+    cdef uint8_t* z
+    cdef uint16_t ns, expected
+    if n < 20 or load16(p) & 0xC80F != 0xC802 or load16(p + 12) & 0x3FF != 8 or load16(p + 14) or load16(p + 16) or load16(p + 18) != 6:
+        return False
+    t = &w.table.tunnels[load16(p + 4)]
+    if load_acquire8(&t.state) == 0 or not same_peer(&t.path, path):
+        return False
+    ns = load16(p + 8)
+    expected = t.nr
+    if t.worker_generation == t.generation and <uint16_t>(t.worker_nr - expected) < 0x8000:
+        expected = t.worker_nr
+    if ns == expected:
+        expected += 1
+        t.worker_nr = expected
+        t.worker_generation = t.generation
+    elif <uint16_t>(expected - 1 - ns) >= 0x8000:
+        return False
+    if full(w.out):
+        transmit(w)
+    z = scratch(w.out)
+    store32(z, <uint32_t>0xC8020000U | ZLB)
+    store16(z + 4, t.peer_tunnel)
+    store16(z + 6, 0)
+    store16(z + 8, t.ns)
+    store16(z + 10, expected)
+    push(w.out, &t.path, NULL, 0, 0, z, ZLB, NULL, 0)
+    count(w, HELLO, 1)
+    return True
+
+
+cdef inline bint same_peer(const Path* a, const Path* b) noexcept nogil:
+    cdef const uint64_t* x = <const uint64_t*>a.peer
+    cdef const uint64_t* y = <const uint64_t*>b.peer
+    return x[0] == y[0] and x[1] == y[1] and a.peer_port == b.peer_port
+
+
+cdef bint keeps_alive(Worker* w, int i) noexcept nogil:
+    """Whether frame i must get through when there is little room."""
+    cdef const uint8_t* p = <const uint8_t*>w.punt_iov[2 * i + 1].iov_base
+    if w.punt_headers[i].kind == PUNT_DEAD:
+        return True
+    return w.punt_headers[i].kind == PUNT_L2TP and w.punt_headers[i].length >= 6 and load16(p + 4) != 0
+
+
+cdef void shed(Worker* w) noexcept nogil:
+    """Drop what does not keep a tunnel or link alive, in place."""
+    cdef int i, kept = 0
+    for i in range(w.punts):
+        if keeps_alive(w, i):
+            if kept != i:
+                w.punt_headers[kept] = w.punt_headers[i]
+                w.punt_iov[2 * kept + 1] = w.punt_iov[2 * i + 1]
+            kept += 1
+    count(w, DROP_PUNT, w.punts - kept)
+    w.punts = kept
+
+
+cdef void punt_out(Worker* w) noexcept nogil:
+    """Send the gathered frames; what the channel does not take is dropped and counted."""
+    cdef int waiting = 0, sent, done = 0
+    if w.punts == 0:
+        return
+    if ioctl(w.punt, SIOCOUTQ, &waiting) == 0 and <uint32_t>waiting > w.punt_room // 2:
+        shed(w)
+    while done < w.punts:
+        sent = sendmmsg(w.punt, w.punt_messages + done, w.punts - done, MSG_DONTWAIT)
+        if sent < 0:
+            if errno == EINTR:
+                continue
+            break
+        done += sent
+    count(w, PUNT, done)
+    count(w, DROP_PUNT, w.punts - done)
+    w.punts = 0
+
+
+cdef int punt_in(Worker* w) noexcept nogil:
+    """Take up to PUNTS frames of control's: queue what is to be sent, obey what is an order. They lie in `orders` until
+    `transmit`, which the caller runs before the next call. Return how many."""
+    cdef int i, n = recvmmsg(w.punt, w.order_messages, PUNTS, MSG_DONTWAIT, NULL)
+    cdef PuntHeader* h
+    cdef uint8_t* body
+    if n <= 0:
+        return 0
+    for i in range(n):
+        h = <PuntHeader*>(w.orders + <size_t>i * FRAME)
+        body = <uint8_t*>h + sizeof(PuntHeader)
+        if w.order_messages[i].msg_len < sizeof(PuntHeader) or w.order_messages[i].msg_len != sizeof(PuntHeader) + h.length:
+            continue
+        if full(w.out):
+            transmit(w)
+        if h.kind == PUNT_L2TP:
+            if h.path.port < w.listeners:
+                push(w.out, &h.path, NULL, 0, 0, body, h.length, NULL, 0)
+        elif h.slot < w.table.header.banks << 16:
+            obey(w, h, body)
+    return n
+
+
+cdef void obey(Worker* w, PuntHeader* h, uint8_t* body) noexcept nogil:
+    """A PPP frame to send, or a keepalive to start."""
+    cdef Session* s = &w.table.sessions[h.slot]
+    cdef uint8_t state = load_acquire8(&s.state)
+    cdef Config* c
+    cdef uint8_t* head
+    if state == FREE or state == RETIRED or s.generation != h.generation:
+        count(w, DROP_NO_SESSION, 1)
+        return
+    c = config_of(s)
+    if h.kind == PUNT_ARM:
+        s.echoes = 0
+        s.last_rx = w.tick
+        if s.last_user == 0:
+            s.last_user = w.tick
+        if c.keepalive:
+            arm(w, h.slot, s, w.tick + c.keepalive)
+    elif h.kind == PUNT_PPP:
+        head = scratch(w.out)
+        memcpy(head, c.template, c.ppp_at)
+        if c.ns_at:
+            store16(head + c.ns_at, s.tx_ns)
+            s.tx_ns += 1
+        store32(head + c.ppp_at, 0xFF030000U | h.protocol)
+        push(w.out, &s.path, s, 0, 0, head, c.ppp_at + 4, body, h.length)
+
+
+cdef class Channel:
+    """Control's end: frames in batches. Give it the descriptor of its socket, which stays the caller's."""
+
+    cdef int fd
+    cdef mmsghdr messages[PUNTS]
+    cdef iovec iov[PUNTS]
+    cdef bytearray frames
+    cdef uint8_t* base
+
+    def __init__(self, int fd):
+        cdef int i
+        self.fd = fd
+        self.frames = bytearray(PUNTS * FRAME)
+        self.base = self.frames
+        memset(self.messages, 0, sizeof(self.messages))
+        for i in range(PUNTS):
+            self.iov[i].iov_base = self.base + <size_t>i * FRAME
+            self.iov[i].iov_len = FRAME
+            self.messages[i].msg_hdr.msg_iov = &self.iov[i]
+            self.messages[i].msg_hdr.msg_iovlen = 1
+
+    def receive(self):
+        """Up to PUNTS frames, oldest first: (kind, worker, slot, generation, protocol, path, payload), where path is
+        (port, local, local port, peer, peer port) for L2TP and None otherwise. Empty when there are none; EOFError
+        when the other end is gone for good."""
+        cdef int i, n = recvmmsg(self.fd, self.messages, PUNTS, MSG_DONTWAIT, NULL)
+        cdef PuntHeader* h
+        cdef list frames = []
+        for i in range(n):
+            if self.messages[i].msg_len == 0:
+                if not frames:
+                    raise EOFError("the channel to the worker is closed")
+                break
+            h = <PuntHeader*>(self.base + <size_t>i * FRAME)
+            if self.messages[i].msg_len < sizeof(PuntHeader) or self.messages[i].msg_len != sizeof(PuntHeader) + h.length:
+                continue
+            path = None
+            if h.kind == PUNT_L2TP:
+                path = (h.path.port, h.path.local[:16], h.path.local_port, h.path.peer[:16], h.path.peer_port)
+            frames.append((h.kind, h.worker, h.slot, h.generation, h.protocol, path, (<uint8_t*>h + sizeof(PuntHeader))[:h.length]))
+        return frames
+
+    def send(self, list frames):
+        """Send (kind, slot, generation, protocol, path or None, payload); return how many the channel took. The rest is the
+        caller's to send again when the socket is writable."""
+        cdef int i, n, done = 0, sent
+        cdef PuntHeader* h
+        cdef bytes payload, local, peer
+        cdef Path* p
+        while done < len(frames):
+            n = min(<int>len(frames) - done, <int>PUNTS)
+            for i in range(n):
+                kind, slot, generation, protocol, path, payload = frames[done + i]
+                if len(payload) > <int>(FRAME - sizeof(PuntHeader)):
+                    raise ValueError(f"a frame of {len(payload)} octets")
+                h = <PuntHeader*>(self.base + <size_t>i * FRAME)
+                memset(h, 0, sizeof(PuntHeader))
+                h.kind, h.slot, h.generation, h.protocol, h.length = kind, slot, generation, protocol, <uint32_t>len(payload)
+                if path is not None:
+                    p = &h.path
+                    port, local, local_port, peer, peer_port = path[:5]
+                    p.port, p.local_port, p.peer_port = port, local_port, peer_port
+                    memcpy(p.local, <const char*><bytes>local, 16)
+                    memcpy(p.peer, <const char*><bytes>peer, 16)
+                memcpy(<uint8_t*>h + sizeof(PuntHeader), <const char*>payload, len(payload))
+                self.iov[i].iov_len = sizeof(PuntHeader) + h.length
+            sent = sendmmsg(self.fd, self.messages, n, MSG_DONTWAIT)
+            for i in range(n):
+                self.iov[i].iov_len = FRAME
+            if sent <= 0:
+                break
+            done += sent
+            if sent < n:
+                break
+        return done

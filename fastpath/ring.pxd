@@ -7,7 +7,9 @@ takes the buffer again only when it reads 0 with acquire. That is why no second 
 from libc.stdint cimport uint8_t, uint32_t
 
 from .packet cimport Packet
-from .sys cimport load_acquire32, store_release32
+from .sys cimport add_relaxed32, load_acquire32, store_release32, sub_release32
+from .table cimport Session
+from .worker cimport Worker
 
 cdef enum:
     RING = 2048               # descriptors, a power of two
@@ -53,3 +55,16 @@ cdef inline Handed* ring_peek(Ring* r, uint32_t ahead) noexcept nogil:
 cdef inline void ring_drop(Ring* r, uint32_t n) noexcept nogil:
     """Give n places back."""
     store_release32(&r.head, r.head + n)
+
+
+cdef inline bint lend(Worker* w, const Packet* p, uint32_t* refs, Session* s, uint8_t down) noexcept nogil:
+    """Hand a packet to the worker that owns its session, and lend the buffer. False: the ring is full, or there is no such worker."""
+    if s.owner >= w.workers:
+        return False
+    add_relaxed32(refs, 1)          # before the other can see it: it may be done with it at once
+    if not ring_put(<Ring*>w.others[s.owner].rings[w.index], p, refs, s.generation, down):
+        sub_release32(refs, 1)
+        return False
+    w.woken |= 1 << s.owner
+    w.record.ring_out += 1
+    return True

@@ -1,10 +1,10 @@
 """The tables file: everything that control and the workers share, mapped by both.
 
-    Header | sessions[banks << 16] | addresses[2][capacity] | tunnels[65536] | workers[n]
+    Header | sessions[banks << 16] | addresses[2][capacity] | tunnels[65536] | used[banks << 10] | workers[n]
 
 Every field has one writer, named at its cache line. A record is filled, then published by a release
 store of its state; workers read that state with acquire. The sections are sparse: a slot that was
-never used costs no memory.
+never used costs no memory, and because a look at one would cost it too, scans go by the map of used ones.
 
 A session's slot follows from the ids that we choose: slot = (our tunnel id mod banks) << 16 | our
 session id. Ids can be guessed, so what was received must match the record's path and tunnel too.
@@ -32,6 +32,7 @@ cpdef enum ConfigFlag:
     CONFIG_ADMIT_ANY = 1      # any inner source address
     CONFIG_CLAMP_MSS = 2
     CONFIG_SEQUENCED = 4      # L2TP data carries Ns, both ways
+    CONFIG_COPY_TOS = 8       # the outer TOS is the inner one (RFC 2983 section 4, RFC 6040 section 4.1)
 
 # Where datagrams come from and go to. Addresses are 16 octets, IPv4 as ::ffff:a.b.c.d; ports in host order.
 cdef struct Path:
@@ -43,63 +44,65 @@ cdef struct Path:
     uint8_t pad[3]
     uint32_t mark
 
-# What may change while a session lives: two copies and an index (see Session.active).
+# What may change while a session lives: two copies and an index (see Session.active). What every packet needs
+# stands in the first 64 octets, the first 32 of the template with it.
 cdef struct Config:           # 128 octets
-    uint8_t flags
+    uint16_t flags
     uint8_t template_length
+    uint8_t ppp_at            # where in the template PPP's header begins
     uint8_t ns_at             # where in the template Ns is patched; 0: nowhere
     uint8_t length_at         # where the datagram's length is patched; 0: nowhere
+    uint8_t tos               # the outer TOS, unless CONFIG_COPY_TOS
+    uint8_t pad0
     uint16_t mtu              # the largest inner packet toward the peer
     uint16_t mss              # to which TCP's MSS is clamped, IPv4; IPv6 gets 20 less
     uint16_t keepalive        # ticks of silence before echoes are sent; 0: never
-    uint16_t tos              # outer TOS: 256: the inner one's, else this
+    uint16_t pad1
+    uint8_t address[16]       # the inner address that it owns (others: by_address)
+    uint8_t template[TEMPLATE]
     uint32_t our_magic        # in our echo requests and replies
     uint32_t peer_magic
-    uint8_t address[16]       # the inner address that it owns (others: by_address)
     uint8_t gateway[16]       # our own end, source of ICMP answers
-    uint8_t ppp_at            # where in the template PPP's header begins
-    uint8_t reserved[9]
-    uint16_t header_room      # octets that encapsulation adds, outer IP and UDP included
-    uint8_t template[TEMPLATE]
+    uint8_t pad2[8]
 
 cdef struct Session:          # 512 octets
     # -- identity: written by control before it publishes, constant until the slot is reused
-    uint32_t generation       # with the slot: the session's handle everywhere
+    uint32_t generation       # with the slot: the session's handle everywhere; never runs backwards
     uint16_t tunnel           # our tunnel id
     uint16_t session          # our session id, the low half of the slot
     uint8_t kind
     uint8_t state             # published with release
     uint8_t owner             # the worker that owns it whole, both directions
     uint8_t active            # which Config is in force, stored with release
+    uint8_t pad0[4]
     Path path
-    uint8_t pad0[8]
+    uint8_t pad1[4]
     # -- configuration: written by control; the idle copy only
     Config config[2]
     # -- receive: written by the owning worker
     uint64_t rx_packets
     uint64_t rx_bytes         # octets of inner IP packets
     uint32_t last_rx          # tick of the last datagram of any kind
-    uint32_t last_user        # tick of the last user data, either way
+    uint32_t last_user        # tick of the last user data from the peer
     uint16_t rx_ns            # next Ns expected, when sequenced
     uint8_t rx_started
-    uint8_t pad1[37]
+    uint8_t pad2[37]
     # -- transmit: written by the owning worker
     uint64_t tx_packets
     uint64_t tx_bytes
     uint16_t tx_ns
     uint8_t no_gso            # a segment was too large for UDP_SEGMENT on this path
-    uint8_t pad2[5]
+    uint8_t pad3[5]
     uint32_t gso_again        # tick at which it is tried again
-    uint32_t last_tx_user
-    uint8_t pad3[32]
-    # -- timers: written by the owning worker
+    uint32_t last_tx_user     # tick of the last user data to the peer
+    uint8_t pad4[32]
+    # -- timers: written by the owning worker; a slot is reused only when it is in no list
     uint32_t next             # slot after this one in its wheel list, 0: last
-    uint32_t armed            # generation for which it is in the wheel, 0: not
+    uint32_t armed            # 1: in one of the wheel's lists
     uint32_t due              # tick
     uint8_t echoes            # sent since something was last heard
     uint8_t echo_id
-    uint8_t dead              # control was told
-    uint8_t pad4[49]
+    uint8_t pad5[50]
 
 cdef struct AddressEntry:     # 32 octets; the key is a prefix, host bits zero
     uint64_t key[2]
@@ -109,11 +112,12 @@ cdef struct AddressEntry:     # 32 octets; the key is a prefix, host bits zero
     uint8_t pad[10]
 
 # One of the two copies of the prefixes that lead to sessions on hr0.
-cdef struct AddressIndex:
-    uint32_t used             # entries and tombstones; control's own
+cdef struct AddressIndex:     # 64 octets
+    uint32_t used             # entries and tombstones, control's own
+    uint32_t live             # entries
     uint8_t lengths_used      # stored with release
     uint8_t lengths[LENGTHS]  # longest first
-    uint8_t pad[11]
+    uint8_t pad[39]
 
 cdef struct Tunnel:           # 128 octets, index: our tunnel id
     # -- written by control, before the acknowledgment leaves
@@ -123,25 +127,27 @@ cdef struct Tunnel:           # 128 octets, index: our tunnel id
     uint16_t ns               # next to send
     uint16_t nr               # next expected
     uint16_t acked            # lowest of ours that is not acknowledged
-    uint8_t pad1[6]
+    uint8_t pad1[2]
+    uint32_t generation       # a new one each time the id is taken
     Path path
     uint8_t pad2[4]
     # -- written by the worker that acknowledges HELLO while control is away
-    uint32_t worker_acks      # how many it took; control adds them to nr when it is back
-    uint8_t pad3[60]
+    uint32_t worker_generation    # what follows is about this generation
+    uint16_t worker_nr        # next expected as the worker saw it
+    uint8_t pad3[58]
 
 cdef struct WorkerRecord:     # written by its worker, whole pages
     uint64_t epoch            # batch boundaries passed, stored with release
-    uint8_t asleep            # counts as quiescent while set; set in a new file
-    uint8_t profile           # stage timers on; written by control
-    uint8_t pad0[6]
     uint64_t heartbeat        # monotonic ns
-    uint64_t busy_ns
+    uint64_t busy_ns          # CPU time of the thread
     uint64_t wakes
     uint64_t batches
     uint64_t packets_up
     uint64_t packets_down
     uint64_t ring_in
+    # a line of its own, because other workers read it: counts as quiescent while set; set in a new file, and when the forwarder died
+    uint8_t asleep
+    uint8_t pad0[63]
     uint64_t ring_out
     uint64_t super_in         # super-packets read from the inner port
     uint64_t super_out        # super-packets written to the inner port
@@ -155,7 +161,7 @@ cdef struct WorkerRecord:     # written by its worker, whole pages
     uint64_t stage_ns[STAGES]
     uint64_t stage_packets[STAGES]
     uint64_t stage_batches[STAGES]
-    uint8_t pad1[4096 - 18 * 8 - 8 * (COUNTERS + 3 * STAGES)]
+    uint8_t pad1[4096 - 128 - 9 * 8 - 8 * (COUNTERS + 3 * STAGES)]
 
 cdef struct Header:
     uint64_t magic
@@ -170,8 +176,10 @@ cdef struct Header:
     uint64_t addresses[2]
     uint64_t tunnels
     uint64_t worker_records
+    uint64_t used             # a bit a slot: it was published once
     uint64_t size
     uint64_t heartbeat        # control's, monotonic ns; stale: the worker answers HELLO
+    uint64_t spare[4]         # up to two lines
     AddressIndex index[2]
 
 # Where one process mapped it.
@@ -181,6 +189,7 @@ cdef struct Table:
     AddressEntry* addresses[2]
     Tunnel* tunnels
     WorkerRecord* workers
+    uint64_t* used
     uint32_t bank_mask
     uint32_t address_mask
 
@@ -189,7 +198,7 @@ cdef class Tables:
     cdef size_t size
     cdef object flips         # slot -> epochs when its idle copy went out of force
     cdef object swapped       # epochs when the idle address index went out of force
-    cdef _wait(self, mark)
+    cdef _wait(self, mark, what)
     cdef Session* _session(self, uint32_t slot) except NULL
     cdef _rebuild(self, int new_length)
 

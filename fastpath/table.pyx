@@ -4,8 +4,11 @@ Control is the only caller of what writes here, but for tests. Nothing blocks: w
 touched before the workers passed a batch boundary, a door waits for that boundary, some microseconds
 while a worker is awake.
 """
+import errno
 import os
 import time
+
+from itertools import islice
 
 import numpy as np
 
@@ -18,9 +21,10 @@ from .sys cimport (MAP_SHARED, PROT_READ, PROT_WRITE, full_fence, load_acquire8,
 
 cdef uint64_t MAGIC = 0x6865616472616365        # "headrace"
 cdef size_t PAGE = 4096
+cdef size_t ASLEEP = <size_t>&(<WorkerRecord*>NULL).asleep
 
 assert sizeof(Config) == 128 and sizeof(Session) == 512 and sizeof(AddressEntry) == 32
-assert sizeof(Tunnel) == 128 and sizeof(WorkerRecord) == 4096 and sizeof(Header) <= PAGE
+assert sizeof(Tunnel) == 128 and sizeof(WorkerRecord) == 4096 and sizeof(AddressIndex) == 64 and sizeof(Header) == 256
 
 
 class LayoutError(Exception):
@@ -39,20 +43,25 @@ def create(path, *, max_sessions: int, workers: int) -> None:
     memset(&h, 0, sizeof(h))
     h.magic, h.layout, h.max_sessions, h.workers = MAGIC, LAYOUT, max_sessions, workers
     h.banks = banks_for(max_sessions)
-    h.capacity = 1 << max(4 * max_sessions - 1, 1023).bit_length()
+    h.capacity = 1 << max(8 * max_sessions - 1, 1023).bit_length()
     h.sessions = PAGE
     h.addresses[0] = h.sessions + <uint64_t>h.banks * 65536 * sizeof(Session)
     h.addresses[1] = h.addresses[0] + <uint64_t>h.capacity * sizeof(AddressEntry)
     h.tunnels = h.addresses[1] + <uint64_t>h.capacity * sizeof(AddressEntry)
-    h.worker_records = h.tunnels + <uint64_t>TUNNELS * sizeof(Tunnel)
+    h.used = h.tunnels + <uint64_t>TUNNELS * sizeof(Tunnel)
+    h.worker_records = h.used + <uint64_t>h.banks * 8192
     h.size = h.worker_records + workers * sizeof(WorkerRecord)
     part = f"{path}.new"
     fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
+        room = os.statvfs(fd)
+        need = max_sessions * (sizeof(Session) + 3 * sizeof(AddressEntry)) + (4 << 20)
+        if room.f_bavail * room.f_frsize < need:      # a hole that cannot be filled kills its writer
+            raise OSError(errno.ENOSPC, f"{max_sessions} sessions need {need >> 20} MiB there", str(path))
         os.ftruncate(fd, h.size)
         os.pwrite(fd, (<uint8_t*>&h)[:sizeof(h)], 0)
         for i in range(workers):      # no forwarder yet: nobody holds a pointer
-            os.pwrite(fd, b"\1", h.worker_records + i * sizeof(WorkerRecord) + 8)
+            os.pwrite(fd, b"\1", h.worker_records + i * sizeof(WorkerRecord) + ASLEEP)
         os.rename(part, path)
     finally:
         os.close(fd)
@@ -80,6 +89,7 @@ cdef class Tables:
         self.table.addresses[1] = <AddressEntry*>(base + h.addresses[1])
         self.table.tunnels = <Tunnel*>(base + h.tunnels)
         self.table.workers = <WorkerRecord*>(base + h.worker_records)
+        self.table.used = <uint64_t*>(base + h.used)
         self.table.bank_mask = h.banks - 1
         self.table.address_mask = h.capacity - 1
         self.flips = {}
@@ -140,11 +150,19 @@ cdef class Tables:
                 return False
         return True
 
-    cdef _wait(self, mark):
-        """Until `passed`, or for 50 ms: a forwarder that is dead holds no pointer."""
+    cdef _wait(self, mark, what):
+        """Until `passed`. A forwarder that does not get there within 50 ms is stopped: nothing may be changed under it."""
         deadline = time.monotonic() + 0.05
-        while not self.passed(mark) and time.monotonic() < deadline:
+        while not self.passed(mark):
+            if time.monotonic() > deadline:
+                raise BlockingIOError(f"{what} cannot change: a worker has not passed a batch boundary")
             time.sleep(0.00002)
+
+    def forwarder_gone(self):
+        """Its process has ended, so no worker holds a pointer. For who reaped it, before a new one starts."""
+        cdef uint32_t i
+        for i in range(self.table.header.workers):
+            store_release8(&self.table.workers[i].asleep, 1)
 
     def beat(self, uint64_t now_ns):
         """Tell the workers that control is alive."""
@@ -166,14 +184,20 @@ cdef class Tables:
         (port, local, local port, peer, peer port), `config` as for `configure`."""
         cdef uint32_t slot = slot_of(&self.table, tunnel, session)
         cdef Session* s = self._session(slot)
-        if s.state not in (FREE, RETIRED):
+        if not 0 < session < 65535:
+            raise ValueError(f"session id {session}")
+        if not self.reusable(slot):
             raise ValueError(f"slot {slot} is in use")
         cdef uint32_t generation = s.generation + 1
         if generation == 0:
             generation = 1
+        s.generation = generation
         store_release8(&s.state, FREE)
-        memset(s, 0, sizeof(Session))
-        s.generation, s.kind, s.tunnel, s.session, s.owner = generation, kind, tunnel, session, owner
+        s.active = 0
+        memset(s.config, 0, <size_t>&(<Session*>NULL).next - <size_t>&(<Session*>NULL).config)
+        s.echoes = 0
+        self.table.used[slot >> 6] |= <uint64_t>1 << (slot & 63)
+        s.kind, s.tunnel, s.session, s.owner = kind, tunnel, session, owner
         fill_path(&s.path, path)
         self.flips.pop(slot, None)
         fill_config(&s.config[0], config)
@@ -186,11 +210,15 @@ cdef class Tables:
         cdef uint8_t idle = (s.active ^ 1) & 1
         mark = self.flips.get(slot)
         if mark is not None:
-            self._wait(mark)
+            self._wait(mark, f"session in slot {slot}")
         s.config[idle] = s.config[idle ^ 1]
         fill_config(&s.config[idle], config)
         store_release8(&s.active, idle)
+        self.flips.pop(slot, None)
         self.flips[slot] = self.epochs()
+        for old in list(islice(self.flips, 4)):       # oldest first: what has passed need not be remembered
+            if self.passed(self.flips[old]):
+                del self.flips[old]
 
     def set_state(self, uint32_t slot, uint8_t state):
         store_release8(&self._session(slot).state, state)
@@ -199,6 +227,16 @@ cdef class Tables:
         """Take a session out of force. The slot may be published again after `passed(epochs())`."""
         store_release8(&self._session(slot).state, RETIRED)
         self.flips.pop(slot, None)
+
+    def reusable(self, uint32_t slot):
+        """Whether a slot may be published: it is free or retired, and in none of its worker's lists."""
+        cdef Session* s = self._session(slot)
+        return s.state in (FREE, RETIRED) and s.armed == 0
+
+    def used_slots(self):
+        """The slots that were ever published, as an array of indices into `sessions()`."""
+        bits = np.frombuffer(memoryview(self), np.uint8, <size_t>self.table.header.banks << 13, self.table.header.used)
+        return np.flatnonzero(np.unpackbits(bits, bitorder="little"))
 
     def state(self, uint32_t slot):
         return self._session(slot).state
@@ -214,13 +252,16 @@ cdef class Tables:
     # -- prefixes that lead to sessions
 
     def insert(self, bytes address, uint8_t length, uint32_t slot):
-        """Let a prefix (16 octets, length 0 to 128, IPv4 96 more) lead to a slot."""
+        """Let a prefix (16 octets, length 0 to 128, IPv4 96 more) lead to a slot. ValueError: there is no room."""
         cdef uint64_t key[2]
         cdef Header* h = self.table.header
+        cdef AddressIndex* index = &h.index[h.active & 1]
         prefix_key(address, length, key)
-        if length not in h.index[h.active & 1].lengths[:h.index[h.active & 1].lengths_used]:
+        if index.live >= h.capacity // 8 * 7:
+            raise ValueError(f"no room for more than {index.live} prefixes")
+        if length not in index.lengths[:index.lengths_used]:
             self._rebuild(length)
-        elif h.index[h.active & 1].used >= h.capacity // 2:
+        elif index.used >= h.capacity // 4 * 3 and index.used - index.live > h.capacity // 8:
             self._rebuild(-1)
         put_entry(self.table.addresses[h.active & 1], self.table.address_mask, &h.index[h.active & 1], key, length, slot)
 
@@ -232,13 +273,22 @@ cdef class Tables:
         if e == NULL or e.used != 1 or e.slot != slot:
             return False
         store_release8(&e.used, 2)
+        self.table.header.index[self.table.header.active & 1].live -= 1
         return True
+
+    def clear_addresses(self):
+        """Take all prefixes out."""
+        cdef uint32_t i
+        cdef Header* h = self.table.header
+        for i in range(h.capacity if h.index[h.active & 1].live else 0):
+            if self.table.addresses[h.active & 1][i].used == 1:
+                store_release8(&self.table.addresses[h.active & 1][i].used, 2)
+        h.index[h.active & 1].live = 0
 
     def lookup(self, bytes address):
         """The slot that an address leads to, or 0."""
         cdef uint64_t key[2]
-        if len(address) != 16:
-            raise ValueError("an address has 16 octets here")
+        address = sixteen(address)
         memcpy(key, <const char*>address, 16)
         return by_address(&self.table, key)
 
@@ -249,16 +299,21 @@ cdef class Tables:
         cdef AddressEntry* source = self.table.addresses[old]
         cdef AddressEntry* target = self.table.addresses[new]
         cdef uint32_t i
-        lengths = set(h.index[old].lengths[:h.index[old].lengths_used])
+        cdef uint8_t in_use[129]
+        memset(in_use, 0, sizeof(in_use))
+        for i in range(h.capacity):
+            if source[i].used == 1:
+                in_use[source[i].length] = 1
         if new_length >= 0:
-            lengths.add(new_length)
+            in_use[new_length] = 1
+        lengths = [n for n in range(128, -1, -1) if in_use[n]]
         if len(lengths) > LENGTHS:
             raise ValueError(f"more than {LENGTHS} prefix lengths in use")
         if self.swapped is not None:
-            self._wait(self.swapped)
+            self._wait(self.swapped, "the index of addresses")
         memset(target, 0, h.capacity * sizeof(AddressEntry))
         memset(&h.index[new], 0, sizeof(AddressIndex))
-        for i, length in enumerate(sorted(lengths, reverse=True)):
+        for i, length in enumerate(lengths):
             h.index[new].lengths[i] = length
         for i in range(h.capacity):
             if source[i].used == 1:
@@ -274,23 +329,27 @@ cdef class Tables:
         cdef Tunnel* t = &self.table.tunnels[tunnel]
         if state == 0:
             store_release8(&t.state, 0)
-            t.worker_acks = 0
             return
+        if t.state == 0:
+            t.generation += 1
         t.peer_tunnel, t.ns, t.nr, t.acked = peer_tunnel, ns, nr, acked
         fill_path(&t.path, path)
         store_release8(&t.state, state)
 
     def read_tunnel(self, uint16_t tunnel):
-        """(state, peer tunnel id, ns, nr, acked, path, HELLOs that a worker acknowledged)."""
+        """(state, peer tunnel id, ns, nr, acked, path), where nr is the worker's when that is ahead: it acknowledges HELLOs while
+        control's heartbeat is stale. Beat, and let a batch boundary pass, before relying on it."""
         cdef Tunnel* t = &self.table.tunnels[tunnel]
-        return (t.state, t.peer_tunnel, t.ns, t.nr, t.acked,
-                (t.path.port, t.path.local[:16], t.path.local_port, t.path.peer[:16], t.path.peer_port), t.worker_acks)
+        nr = t.nr
+        if t.worker_generation == t.generation and 0 < <uint16_t>(t.worker_nr - t.nr) < 0x8000:
+            nr = t.worker_nr
+        return (t.state, t.peer_tunnel, t.ns, nr, t.acked,
+                (t.path.port, t.path.local[:16], t.path.local_port, t.path.peer[:16], t.path.peer_port))
 
 
 cdef fill_path(Path* p, path):
     port, local, local_port, peer, peer_port = path[:5]
-    if len(local) != 16 or len(peer) != 16:
-        raise ValueError("an address has 16 octets here")
+    local, peer = sixteen(local), sixteen(peer)
     p.port, p.local_port, p.peer_port = port, local_port, peer_port
     memcpy(p.local, <const char*>local, 16)
     memcpy(p.peer, <const char*>peer, 16)
@@ -307,11 +366,11 @@ cdef fill_config(Config* c, dict config):
             memcpy(c.template, <const char*>b, len(b))
             c.template_length = <uint8_t>len(b)
         elif name == "address":
-            b = value
-            memcpy(c.address, <const char*>b, min(16, len(b)))
+            b = sixteen(value)
+            memcpy(c.address, <const char*>b, 16)
         elif name == "gateway":
-            b = value
-            memcpy(c.gateway, <const char*>b, min(16, len(b)))
+            b = sixteen(value)
+            memcpy(c.gateway, <const char*>b, 16)
         elif name == "flags":
             c.flags = value
         elif name == "ppp_at":
@@ -332,10 +391,14 @@ cdef fill_config(Config* c, dict config):
             c.our_magic = value
         elif name == "peer_magic":
             c.peer_magic = value
-        elif name == "header_room":
-            c.header_room = value
         else:
             raise TypeError(f"no field {name}")
+
+
+cdef sixteen(address):
+    if len(address) != 16:
+        raise ValueError("an address has 16 octets here")
+    return address
 
 
 cdef prefix_key(bytes address, uint8_t length, uint64_t* key):
@@ -368,6 +431,8 @@ cdef void put_entry(AddressEntry* entries, uint32_t mask, AddressIndex* index, c
         e = &entries[at]
         e.key[0], e.key[1], e.length = key[0], key[1], length
         index.used += 1
+    if e.used != 1:
+        index.live += 1
     store_release32(&e.slot, slot)
     store_release8(&e.used, 1)
 
@@ -390,7 +455,8 @@ def session_dtype():
 def tunnel_dtype():
     cdef Tunnel* t = NULL
     fields = [("state", "u1", <size_t>&t.state), ("peer_tunnel", "u2", <size_t>&t.peer_tunnel), ("ns", "u2", <size_t>&t.ns),
-              ("nr", "u2", <size_t>&t.nr), ("acked", "u2", <size_t>&t.acked), ("worker_acks", "u4", <size_t>&t.worker_acks)]
+              ("nr", "u2", <size_t>&t.nr), ("acked", "u2", <size_t>&t.acked), ("generation", "u4", <size_t>&t.generation), ("worker_generation", "u4", <size_t>&t.worker_generation),
+              ("worker_nr", "u2", <size_t>&t.worker_nr)]
     return _dtype(fields, sizeof(Tunnel), 0)
 
 

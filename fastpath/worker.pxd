@@ -6,10 +6,8 @@ a buffer's borrowers. All memory is taken once, before the thread starts.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from .packet cimport VERDICTS, Packet
-from .punt cimport PuntHeader
-from .ring cimport Ring
 from .sys cimport iovec, mmsghdr, virtio_net_hdr
-from .table cimport Path, Session, Table, WorkerRecord
+from .table cimport TEMPLATE, Path, Session, Table, WorkerRecord
 
 cdef enum:
     WORKERS = 16              # at most
@@ -18,22 +16,30 @@ cdef enum:
     RECEIVES = 16             # datagrams of one recvmmsg
     BUFFERS = 64              # receive buffers of 64 KiB: 16 in use, the rest lent to other workers
     BUFFER = 65536 + HEADROOM
+    CELL = 2048               # a lone datagram that waits for another worker is copied into a cell, so as not to hold 64 KiB
+    CELLS = 4096
     BATCH = 512               # packets of one pass through the stages
     BURST = 128               # datagrams that one receive can hold (UDP_SEGMENT's own limit)
     ARENAS = 8                # of TUN reads; one in use, the rest lent
     ARENA = 262144            # octets: a super-packet of 64 KiB always fits behind three others
     SEGMENTS = 1024           # datagrams of one flush
     SCRATCH = 192             # octets a header block: encapsulation, IP, TCP with options
-    PUNTS = 256               # frames of one flush to control
+    PUNTS = 128               # frames of one flush to control, or of one read from it
+    FRAME = 2048 + 64         # the largest of them; a longer one is DROP_LENGTH
     WHEEL = 512               # ticks of 100 ms: 51.2 s, and so less than a slot rests before it is reused
 
-# A receive buffer's description: its addresses, and how many packets of it other workers still hold.
+# A receive buffer's description.
 cdef struct Receive:
-    uint32_t refs
     uint32_t segment          # octets a datagram, when UDP_GRO merged several
     uint32_t length
     uint8_t tos
     Path path                 # peer and local address of the datagrams
+
+# How many packets of a buffer other workers still hold: added to by its worker before a packet is handed over, taken from with
+# release by the borrowers. A line of its own, because it is written from elsewhere.
+cdef struct Loan:
+    uint32_t refs
+    uint8_t pad[60]
 
 # What waits to be sent: one datagram each, as one or two pieces in Out.iov.
 cdef struct Segment:
@@ -59,7 +65,18 @@ cdef struct Listener:
     int fd
     uint8_t family6           # an AF_INET6 socket
     uint8_t any               # bound to the wildcard address: answers need the local address
-    uint8_t port              # its index
+    Path path                 # port index, local address and port, for what is received on it
+
+# In front of every frame between a worker and control.
+cdef struct PuntHeader:       # 64 octets
+    uint8_t kind              # PuntKind, see punt.pxd
+    uint8_t worker            # that received it
+    uint16_t protocol         # PPP protocol number
+    uint32_t slot
+    uint32_t generation
+    uint32_t length           # of the frame behind
+    Path path
+    uint8_t pad[4]
 
 cdef struct Worker:
     # what it works on
@@ -70,15 +87,15 @@ cdef struct Worker:
     int tun                   # its queue of the shared inner port
     int punt
     int epoll
+    uint32_t woken            # bit i: worker i was handed something in this pass
     int wake                  # eventfd that other workers write when it sleeps
     int listeners
     Listener listener[LISTENERS]
     Worker* others[WORKERS]
-    Ring* rings[WORKERS]      # from worker i to this one; NULL for itself
+    void* rings[WORKERS]      # Ring* from worker i to this one; NULL for itself
     # settings
     uint8_t gso               # UDP_SEGMENT allowed
-    uint8_t gro               # UDP_GRO is on
-    uint8_t merge             # deliver may write super-packets
+    uint8_t merge             # deliver may write super-packets: 1 of TCP, 2 of UDP too
     uint64_t spin_ns
     uint32_t stop
     # time: one reading a batch
@@ -94,8 +111,13 @@ cdef struct Worker:
     int count
     Receive receive[BUFFERS]
     int taken[RECEIVES]       # buffers that the last recvmmsg filled
-    uint32_t arena_refs[ARENAS]
+    Loan buffer_loans[BUFFERS]
+    Loan arena_loans[ARENAS]
+    uint32_t cell_refs[CELLS]
+    uint32_t cell             # the last one taken
+    uint8_t* cells            # CELLS * CELL: lone datagrams for other workers
     int arena
+    uint8_t drained           # the last collect emptied the inner port
     uint8_t* buffers          # BUFFERS * BUFFER
     uint8_t* arenas           # ARENAS * ARENA
     mmsghdr incoming[RECEIVES]
@@ -107,4 +129,7 @@ cdef struct Worker:
     iovec punt_iov[2 * PUNTS]
     mmsghdr punt_messages[PUNTS]
     int punts
-    uint8_t* punt_data        # PUNTS * FRAME: what control sent
+    uint32_t punt_room        # octets that the channel holds
+    uint8_t* orders           # PUNTS * FRAME: what control sent
+    iovec order_iov[PUNTS]
+    mmsghdr order_messages[PUNTS]

@@ -85,7 +85,9 @@ def test_a_mark_passes_only_when_every_worker_moved_or_sleeps(tmp_path):
     with open(tmp_path / "t", "r+b", buffering=0) as f:
         def write(worker, epoch, asleep):
             f.seek(at + worker * records.itemsize)
-            f.write(epoch.to_bytes(8, "little") + bytes([asleep]))
+            f.write(epoch.to_bytes(8, "little"))
+            f.seek(at + worker * records.itemsize + records.dtype.fields["asleep"][1])
+            f.write(bytes([asleep]))
         write(0, 5, 0)
         write(1, 9, 0)
         mark = tables.epochs()
@@ -94,6 +96,43 @@ def test_a_mark_passes_only_when_every_worker_moved_or_sleeps(tmp_path):
         assert not tables.passed(mark)
         write(1, 9, 1)
         assert tables.passed(mark)
+        slot, _ = tables.publish(Kind.KIND_L2TP, 1, 1, 0, PATH)
+        tables.configure(slot, mtu=1400)
+        write(1, 9, 0)
+        with pytest.raises(BlockingIOError, match=f"slot {slot} "):     # a worker may still hold the other copy
+            tables.configure(slot, mtu=1300)
+        tables.forwarder_gone()
+        tables.configure(slot, mtu=1200)
+
+
+def test_used_slots_are_known_without_looking_at_the_others(tables):
+    assert tables.used_slots().tolist() == []
+    slots = [tables.publish(Kind.KIND_L2TP, 1, session, 0, PATH)[0] for session in (1, 64, 65534)]
+    tables.retire(slots[0])
+    assert tables.used_slots().tolist() == slots
+    assert tables.reusable(slots[0]) and not tables.reusable(slots[1])
+    for session in (0, 65535):
+        with pytest.raises(ValueError):
+            tables.publish(Kind.KIND_L2TP, 1, session, 0, PATH)
+
+
+def test_prefix_lengths_come_and_go(tables):
+    """Sixteen lengths at once, any number over time."""
+    for length in range(8, 60):
+        tables.insert(mapped("10.0.0.0"), length, 5)
+        assert tables.delete(mapped("10.0.0.0"), length, 5)
+    for length in range(16):
+        tables.insert(bytes(16), length, 5)
+    with pytest.raises(ValueError, match="16 prefix lengths"):
+        tables.insert(bytes(16), 16, 5)
+
+
+def test_the_index_says_when_it_is_full(tmp_path):
+    tables = make(tmp_path / "t", 10)
+    with pytest.raises(ValueError, match="no room"):
+        for i in range(5000):
+            tables.insert(i.to_bytes(16), 128, 1)
+    assert tables.lookup((3).to_bytes(16)) == 1 and tables.lookup((4999).to_bytes(16)) == 0
 
 
 def test_unknown_field_and_oversize_template(tables):
@@ -145,7 +184,7 @@ def test_lookup_is_longest_match(tmp_path_factory, rows, address):
 
 def test_tunnel_record_round_trip(tables):
     tables.write_tunnel(77, 3, 1234, 5, 6, 4, PATH)
-    assert tables.read_tunnel(77) == (3, 1234, 5, 6, 4, (PATH[0], PATH[1], PATH[2], PATH[3], PATH[4]), 0)
+    assert tables.read_tunnel(77) == (3, 1234, 5, 6, 4, PATH)
     assert tables.tunnels()["state"].nonzero()[0].tolist() == [77]
     tables.write_tunnel(77, 0, 0, 0, 0, 0, PATH)
     assert not tables.tunnels()["state"].any()

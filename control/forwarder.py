@@ -1,0 +1,68 @@
+"""The forwarder's entry: gets its descriptors from the supervisor and runs one worker a thread."""
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+
+from ..fastpath.table import Tables
+from ..fastpath.worker import Forwarder
+from . import config as configuration
+from . import listener, log, tun
+from .address import mapped
+from .settings import Config
+from .store import Store
+
+logger = logging.getLogger("headrace.forwarder")
+
+
+def build(store: Store, config: Config) -> Forwarder:
+    """The workers on their descriptors. Those stay open as long as the process."""
+    own, l2tp = config.concentrator, config.server.l2tp
+    fd = store.get("tables")
+    tables = Tables(fd)
+    os.close(fd)
+    tables.forwarder_gone()      # our predecessor was reaped before we were started: none of its workers holds a pointer
+    offload = json.loads(store.read("offload"))
+    ports = []
+    for worker in range(own.workers):
+        listeners = []
+        for listen in l2tp.listen if l2tp.enabled else ():
+            family, host, port = listener.address_of(listen)
+            local = socket.inet_pton(family, host)
+            listeners.append((store.get(f"udp/{listen}/{worker}"), family, not any(local), mapped(local), port))
+        ports.append({"tun": store.get(f"tun/{own.interface}/{worker}"), "punt": store.get(f"punt/{worker}/forwarder"),
+                      "listeners": listeners})
+    merge = {"uso": 2, "tso": 1}.get(offload["tun"], 0)
+    return Forwarder(tables, ports, spin_ns=round(own.spin * 1e9), gso=offload["udp"], merge=merge)
+
+
+def main() -> int:
+    store = Store.from_environment()
+    config = configuration.restore(store.read("config"))
+    log.start(config.concentrator.log)
+    forwarder = build(store, config)
+    signal.signal(signal.SIGTERM, lambda *_: forwarder.stop())
+    cores = sorted(tun.pinned("FORWARDER"))
+
+    def run(worker: int) -> None:
+        if cores:
+            os.sched_setaffinity(0, {cores[worker % len(cores)]})      # 0 is the calling thread
+        forwarder.run(worker)
+
+    threads = [threading.Thread(target=run, args=(worker,), name=f"worker-{worker}") for worker in range(forwarder.count)]
+    for thread in threads:
+        thread.start()
+    store.ready()
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(1.0)        # in slices, so that the signal's handler gets its turn
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

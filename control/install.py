@@ -1,0 +1,81 @@
+"""A call and its link become a session of the fast path: the only writer of the tables.
+
+    CallOpening -> open     the record is published OPENING: all PPP is punted
+    CallUp      -> sequence when the peer wants data numbered
+    LinkUp      -> up       template, address, OPEN; before the last Configure-Ack leaves
+    LinkReset   -> reset    OPENING again
+    CallDown    -> close    RETIRED, its address taken out of the index
+"""
+from __future__ import annotations
+
+import struct
+from ipaddress import IPv4Address
+from typing import Any
+
+from ..fastpath.packet import Kind
+from ..fastpath.table import ConfigFlag, State
+from .address import mapped
+from .l2tpevents import CallOpening, TunnelState
+from .link import LinkUp
+
+L2TP_DATA, L2TP_SEQUENCED = 0x0002, 0x0802      # flags and version of a data message (RFC 2661 section 3.1)
+TCP_IP = 40                                     # octets of the headers that an MSS leaves out
+SINGLE = 128                                    # prefix length of one address
+
+
+def template(peer_tunnel: int, peer_session: int, *, sequenced: bool, acfc: bool = False, pfc: bool = False) -> dict[str, Any]:
+    """The header of a data message that carries IPv4, and where its parts are."""
+    head = struct.pack("!HHH", L2TP_SEQUENCED if sequenced else L2TP_DATA, peer_tunnel, peer_session)
+    ns_at = len(head) if sequenced else 0
+    if sequenced:
+        head += bytes(4)
+    ppp = (b"" if acfc else b"\xff\x03") + (b"\x21" if pfc else b"\x00\x21")
+    return {"template": head + ppp, "ppp_at": len(head), "ns_at": ns_at}
+
+
+class Installer:
+    """The doors of the tables, in the words of the protocols."""
+
+    def __init__(self, tables: Any) -> None:
+        self.tables = tables
+
+    def open(self, call: CallOpening, owner: int) -> tuple[int, int]:
+        """(slot, generation) of the new session."""
+        return self.tables.publish(Kind.KIND_L2TP, call.tunnel_id, call.session_id, owner, call.path[:5], flags=0,
+                                   **template(call.peer_tunnel_id, call.peer_session_id, sequenced=False))
+
+    def sequence(self, slot: int, peer_tunnel: int, peer_session: int) -> None:
+        """Data messages carry Ns from now on, both ways."""
+        self.tables.configure(slot, flags=ConfigFlag.CONFIG_SEQUENCED, **template(peer_tunnel, peer_session, sequenced=True))
+
+    def up(self, slot: int, peer_tunnel: int, peer_session: int, link: LinkUp, *, sequenced: bool, clamp: bool, keepalive: float) -> None:
+        flags = ConfigFlag.CONFIG_COPY_TOS | (ConfigFlag.CONFIG_CLAMP_MSS if clamp else 0) | (ConfigFlag.CONFIG_SEQUENCED if sequenced else 0)
+        self.tables.configure(slot, flags=flags, mtu=link.mtu, mss=link.mtu - TCP_IP, keepalive=min(65535, round(keepalive * 10)),
+                              address=mapped(link.remote_address), gateway=mapped(link.local_address), our_magic=link.our_magic,
+                              peer_magic=link.peer_magic,
+                              **template(peer_tunnel, peer_session, sequenced=sequenced, acfc=link.acfc, pfc=link.pfc))
+        self.tables.insert(mapped(link.remote_address), SINGLE, slot)
+        self.tables.set_state(slot, State.OPEN)
+
+    def reset(self, slot: int, address: IPv4Address | None) -> None:
+        """User data stops until the link is up again."""
+        self.tables.set_state(slot, State.OPENING)
+        if address is not None:
+            self.tables.delete(mapped(address), SINGLE, slot)
+
+    def close(self, slot: int, address: IPv4Address | None) -> None:
+        if address is not None:
+            self.tables.delete(mapped(address), SINGLE, slot)
+        self.tables.retire(slot)
+
+    def tunnel(self, state: TunnelState) -> None:
+        """What a restart needs of a tunnel, before the acknowledgment of what it says leaves."""
+        self.tables.write_tunnel(state.tunnel_id, state.state, state.peer_tunnel_id, state.ns, state.nr, state.acked, state.path[:5])
+
+    def empty(self) -> None:
+        """After a crash of control: no session is ours any more."""
+        self.tables.clear_addresses()
+        slots = self.tables.used_slots()
+        states = self.tables.sessions()["state"][slots]
+        for slot in slots[(states == State.OPENING) | (states == State.OPEN)]:      # once, at the start
+            self.tables.retire(int(slot))

@@ -1,0 +1,138 @@
+"""Keepalive in the worker: a wheel of 100 ms ticks whose lists are threaded through the slots.
+
+A session is in one list at most. When its tick comes and something was heard in the meantime it goes back in
+for the rest of the time, so that traffic never touches the wheel. After keepalive-timeout of silence five echo
+requests leave a second apart, and a second after the fifth control hears that the peer is gone.
+"""
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from .bytes cimport load16, load32, store16, store32
+from .packet cimport ECHO, Packet
+from .port cimport count, full, push, scratch, transmit
+from .ppp cimport LCP_DISCARD, LCP_ECHO_REPLY, LCP_ECHO_REQUEST, PPP_LCP
+from .punt cimport PUNT_DEAD, punt_session
+from .sys cimport ctz64, load_acquire8
+from .table cimport OPEN, Config, Session, config_of
+from .worker cimport SCRATCH, TEMPLATE, WHEEL, Out, Worker
+
+cdef enum:
+    ECHOES = 5
+    SECOND = 10               # ticks
+    ECHO_ROOM = SCRATCH - TEMPLATE - 4
+
+
+cdef void rearm_all(Worker* w) noexcept nogil:
+    """At the start: what an earlier forwarder's wheel held is gone, so every slot of ours is in no list; the open sessions go into
+    ours, spread over three seconds. The only loop over all used slots, once."""
+    cdef uint32_t slot, word
+    cdef uint64_t bits
+    cdef Session* s
+    for word in range(w.table.header.banks << 10):
+        bits = w.table.used[word]
+        while bits:
+            slot = word << 6 | <uint32_t>ctz64(bits)
+            bits &= bits - 1
+            s = &w.table.sessions[slot]
+            if s.owner != w.index:
+                continue
+            s.armed = 0
+            if s.state == OPEN:
+                arm(w, slot, s, w.tick + 1 + slot * <uint32_t>2654435761U % (3 * SECOND))
+
+
+cdef void turn(Worker* w) noexcept nogil:
+    """Let the ticks pass that have gone by. Budget: 30 ns a session that was heard, 150 ns an echo request."""
+    cdef uint32_t slot, next
+    cdef Session* s
+    while <int32_t>(w.tick - w.wheel_tick) > 0:
+        w.wheel_tick += 1
+        slot = w.wheel[w.wheel_tick % WHEEL]
+        w.wheel[w.wheel_tick % WHEEL] = 0
+        while slot:
+            s = &w.table.sessions[slot]
+            next = s.next
+            fire(w, slot, s)
+            slot = next
+
+
+cdef void fire(Worker* w, uint32_t slot, Session* s) noexcept nogil:
+    """One session's tick has come: wait on, ask, or give it up."""
+    cdef Config* c
+    cdef uint32_t silence
+    s.armed = 0
+    if load_acquire8(&s.state) != OPEN:
+        return
+    c = config_of(s)
+    if c.keepalive == 0:
+        return
+    if <int32_t>(s.due - w.wheel_tick) > 0:
+        arm(w, slot, s, s.due)
+        return
+    silence = w.wheel_tick - s.last_rx
+    if <int32_t>silence < <int32_t>c.keepalive:
+        s.echoes = 0
+        arm(w, slot, s, s.last_rx + c.keepalive)
+    elif s.echoes < ECHOES:
+        s.echoes += 1
+        request_echo(w, s, c)
+        arm(w, slot, s, w.wheel_tick + SECOND)
+    else:
+        punt_session(w, PUNT_DEAD, slot, s)
+        arm(w, slot, s, w.wheel_tick + SECOND)    # and again until control has retired it: the channel may be full
+
+
+cdef uint8_t* lcp_head(uint8_t* out, Session* s, Config* c) noexcept nogil:
+    """Encapsulation and FF 03 C0 21; return where LCP begins."""
+    memcpy(out, c.template, c.ppp_at)
+    if c.ns_at:
+        store16(out + c.ns_at, s.tx_ns)
+        s.tx_ns += 1
+    store32(out + c.ppp_at, 0xFF030000U | PPP_LCP)
+    return out + c.ppp_at + 4
+
+
+cdef void request_echo(Worker* w, Session* s, Config* c) noexcept nogil:
+    cdef Out* out = w.out
+    cdef uint8_t* head
+    cdef uint8_t* p
+    if full(out):
+        transmit(w)
+    head = scratch(out)
+    p = lcp_head(head, s, c)
+    s.echo_id += 1
+    p[0], p[1] = LCP_ECHO_REQUEST, s.echo_id
+    store16(p + 2, 8)
+    store32(p + 4, c.our_magic)
+    push(out, &s.path, s, 0, 0, head, p + 8 - head, NULL, 0)
+
+
+cdef bint answer_echo(Worker* w, Packet* p) noexcept nogil:
+    """Deal with an LCP echo or discard of an open session; False: it is control's.
+
+    Our magic number coming back is a loop, and control's to judge; so is a request too long for a header block,
+    whose data control sends back whole."""
+    cdef const uint8_t* q = p.data
+    cdef Config* c = p.config
+    cdef Out* out = w.out
+    cdef uint16_t length
+    cdef uint8_t* head
+    cdef uint8_t* r
+    if p.length < 8 or (q[0] != LCP_ECHO_REQUEST and q[0] != LCP_ECHO_REPLY and q[0] != LCP_DISCARD):
+        return False
+    length = load16(q + 2)
+    if length < 8 or length > p.length or (c.our_magic and load32(q + 4) == c.our_magic):
+        return False
+    if q[0] == LCP_ECHO_REQUEST:
+        if length > ECHO_ROOM:
+            return False
+        if full(out):
+            transmit(w)
+        head = scratch(out)
+        r = lcp_head(head, p.session, c)
+        memcpy(r, q, length)
+        r[0] = LCP_ECHO_REPLY
+        store32(r + 4, c.our_magic)
+        push(out, &p.session.path, p.session, 0, 0, head, r + length - head, NULL, 0)
+    count(w, ECHO, 1)
+    return True

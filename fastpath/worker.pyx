@@ -1,0 +1,308 @@
+"""A worker's loop, and the forwarder: the workers of one process and the memory they stand on."""
+import os
+import socket
+
+from libc.stddef cimport size_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from .down cimport down, down_handed
+from .packet cimport DROP_NO_SESSION, PASS, VERDICTS, Packet
+from .port cimport count, prepare, transmit
+from .punt cimport prepare_punts, punt_in, punt_out
+from .ring cimport RING, Handed, Ring, ring_drop, ring_peek
+from .sys cimport (CLOCK_MONOTONIC, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, MADV_HUGEPAGE, MAP_ANONYMOUS,
+                   MAP_PRIVATE, PROT_READ, PROT_WRITE, clock_gettime, close, epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd,
+                   full_fence, load_acquire8, load_acquire32, madvise, mmap, munmap, pause, read, store_release8, store_release32,
+                   store_release64, sub_release32, timespec, write)
+from .table cimport FREE, OPEN, RETIRED, STAGES, TICK_NS, Session, Tables, WorkerRecord
+from .timer cimport rearm_all, turn
+from .up cimport up, up_handed
+
+cdef enum:
+    CLOCK_THREAD_CPUTIME_ID = 3
+    PASSES = 16               # passes over the busy ports before the others are looked at
+    READY_TUN = 62            # epoll's data: a listener's index, or one of these
+    READY_PUNT = 61
+    READY_WAKE = 60
+    EVENTS = 32
+    ICMP_A_TICK = 100         # ICMP answers a tick
+
+
+cdef inline uint64_t clock_ns(int which) noexcept nogil:
+    cdef timespec t
+    clock_gettime(which, &t)
+    return <uint64_t>t.tv_sec * 1000000000 + <uint64_t>t.tv_nsec
+
+
+cdef void tell_time(Worker* w) noexcept nogil:
+    """One reading of the clock a pass."""
+    cdef uint32_t tick
+    w.now_ns = clock_ns(CLOCK_MONOTONIC)
+    tick = <uint32_t>(w.now_ns // <uint64_t>TICK_NS)
+    if tick != w.tick:
+        w.tick = tick
+        w.icmp_tokens = ICMP_A_TICK
+        store_release64(&w.record.heartbeat, w.now_ns)
+        w.record.busy_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID)
+
+
+cdef void settle(Worker* w) noexcept nogil:
+    """The end of a pass: send, count, wake whom we handed packets, pass the batch boundary."""
+    cdef int i
+    cdef uint64_t one = 1
+    if w.out.count:
+        transmit(w)
+    punt_out(w)
+    for i in range(<int>VERDICTS):
+        if w.verdicts[i]:
+            w.record.verdicts[i] += w.verdicts[i]
+            w.verdicts[i] = 0
+    if w.woken:
+        full_fence()
+        for i in range(w.workers):
+            if w.woken & 1 << i and load_acquire8(&w.others[i].record.asleep):
+                write(w.others[i].wake, &one, 8)
+        w.woken = 0
+    w.record.batches += 1
+    store_release64(&w.record.epoch, w.record.epoch + 1)
+
+
+cdef int take_handed(Worker* w, Ring* r) noexcept nogil:
+    """Up to half a batch of what one other worker handed us, each direction on its way; then their buffers go back."""
+    cdef int n = 0, direction
+    cdef Handed* h
+    cdef Session* s
+    cdef uint32_t ahead
+    while n < 256 and ring_peek(r, n) != NULL:
+        n += 1
+    if n == 0:
+        return 0
+    for direction in range(2):
+        w.count = 0
+        for ahead in range(<uint32_t>n):
+            h = ring_peek(r, ahead)
+            if h.down != direction:
+                continue
+            s = h.packet.session
+            if s.generation != h.generation or load_acquire8(&s.state) in (FREE, RETIRED):
+                count(w, DROP_NO_SESSION, 1)
+                continue
+            w.batch[w.count] = h.packet
+            w.batch[w.count].verdict = PASS
+            w.batch[w.count].config = &s.config[load_acquire8(&s.active) & 1]
+            w.count += 1
+        if w.count and direction:
+            down_handed(w)
+        elif w.count:
+            up_handed(w)
+    transmit(w)                       # what goes down still lies in the lender's buffers
+    for ahead in range(<uint32_t>n):
+        sub_release32(ring_peek(r, ahead).refs, 1)
+    ring_drop(r, n)
+    w.record.ring_in += n
+    return n
+
+
+cdef int take_rings(Worker* w) noexcept nogil:
+    cdef int i, n = 0
+    for i in range(w.workers):
+        if w.rings[i] != NULL:
+            n += take_handed(w, <Ring*>w.rings[i])
+    return n
+
+
+cdef bint rings_empty(Worker* w) noexcept nogil:
+    cdef int i
+    for i in range(w.workers):
+        if w.rings[i] != NULL and ring_peek(<Ring*>w.rings[i], 0) != NULL:
+            return False
+    return True
+
+
+cdef int wait(Worker* w, epoll_event* events, int timeout_ms) noexcept nogil:
+    """Sleep until a port is ready or a tick has passed. While asleep we hold no pointer, and whoever hands us a packet wakes us:
+    the fence and the second look close the gap in which he did not see us sleep."""
+    cdef int n
+    store_release8(&w.record.asleep, 1)
+    full_fence()
+    if not rings_empty(w) or load_acquire32(&w.stop):
+        timeout_ms = 0
+    n = epoll_wait(w.epoll, events, EVENTS, timeout_ms)
+    store_release8(&w.record.asleep, 0)
+    full_fence()
+    w.record.wakes += 1
+    return n
+
+
+cdef uint64_t ready(Worker* w, epoll_event* events, int n) noexcept nogil:
+    """The ports that epoll reported, as bits."""
+    cdef int i
+    cdef uint64_t bits = 0, token
+    for i in range(n):
+        bits |= <uint64_t>1 << events[i].data.u64
+    if bits >> READY_WAKE & 1:
+        read(w.wake, &token, 8)
+    return bits
+
+
+cdef void run(Worker* w) noexcept nogil:
+    """Until stopped. A port that had something is read again without asking epoll, for some passes; a wake-up costs more than
+    dozens of packets, so before it sleeps a worker looks again and again for `spin_ns` after the last user data."""
+    cdef epoll_event events[EVENTS]
+    cdef uint64_t hot = 0, last_user = 0
+    cdef int i, n, timeout, passes = 0
+    while not load_acquire32(&w.stop):
+        if hot == 0 or passes == 0:
+            passes = PASSES
+            tell_time(w)
+            if hot or (w.spin_ns and w.now_ns - last_user < w.spin_ns):
+                n = epoll_wait(w.epoll, events, EVENTS, 0)
+            else:
+                timeout = 100 - <int>(w.now_ns % <uint64_t>TICK_NS // 1000000)
+                n = wait(w, events, timeout)
+                tell_time(w)
+            hot |= ready(w, events, n)
+        else:
+            tell_time(w)
+        passes -= 1
+        if hot >> READY_TUN & 1:
+            if down(w):
+                last_user = w.now_ns
+            if w.drained:
+                hot &= ~(<uint64_t>1 << READY_TUN)
+            if w.out.count:
+                transmit(w)
+        for i in range(w.listeners):
+            if hot >> i & 1:
+                n = up(w, &w.listener[i])
+                if n == 0:
+                    hot &= ~(<uint64_t>1 << i)
+                else:
+                    last_user = w.now_ns
+        if w.workers > 1 and take_rings(w):
+            last_user = w.now_ns
+        if hot >> READY_PUNT & 1 and punt_in(w) == 0:
+            hot &= ~(<uint64_t>1 << READY_PUNT)
+        hot &= ~(<uint64_t>1 << READY_WAKE)
+        if w.tick != w.wheel_tick:
+            turn(w)
+        settle(w)
+    store_release8(&w.record.asleep, 1)
+
+
+cdef class Forwarder:
+    """The workers of this process. Descriptors stay the caller's and must outlive it.
+
+    tables     a Tables
+    workers    a list with, for each worker, {"tun": fd, "punt": fd, "listeners": [(fd, family, any, local, local port)]}; the
+               index of a listener is its port in every Path. `local` has 16 octets.
+    spin_ns    how long a worker looks for more before it sleeps
+    gso        UDP_SEGMENT may be used
+    merge      super-packets that may be written to the inner port: 0 none, 1 TCP, 2 TCP and UDP
+    """
+    cdef Tables tables
+    cdef Worker* workers[WORKERS]
+    cdef readonly int count
+
+    def __init__(self, Tables tables, list workers, *, uint64_t spin_ns=50000, bint gso=True, int merge=2):
+        if not 0 < len(workers) <= WORKERS or len(workers) > tables.workers:
+            raise ValueError(f"{len(workers)} workers; the tables file has room for {tables.workers}, this program for {WORKERS}")
+        self.tables = tables
+        for i, ports in enumerate(workers):
+            self.workers[i] = new_worker(tables, i, len(workers))
+            self.count += 1
+            open_ports(self.workers[i], ports)
+            self.workers[i].spin_ns, self.workers[i].gso, self.workers[i].merge = spin_ns, gso, merge
+        for i in range(self.count):
+            for k in range(self.count):
+                self.workers[i].others[k] = self.workers[k]
+                if i != k:
+                    self.workers[i].rings[k] = pages(sizeof(Ring))
+
+    def run(self, int index):
+        """Worker `index`'s loop, in the calling thread, without the GIL, until `stop`."""
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        cdef Worker* w = self.workers[index]
+        with nogil:
+            store_release8(&w.record.asleep, 0)
+            full_fence()
+            tell_time(w)
+            w.wheel_tick = w.tick
+            rearm_all(w)
+            run(w)
+
+    def stop(self):
+        """End all loops, soon."""
+        cdef uint64_t one = 1
+        cdef int i
+        for i in range(self.count):
+            store_release32(&self.workers[i].stop, 1)
+            write(self.workers[i].wake, &one, 8)
+
+    def __dealloc__(self):
+        cdef int i, k
+        for i in range(self.count):
+            for k in range(self.count):
+                if self.workers[i].rings[k] != NULL:
+                    munmap(self.workers[i].rings[k], sizeof(Ring))
+            munmap(self.workers[i].buffers, <size_t>BUFFERS * BUFFER)
+            munmap(self.workers[i].arenas, <size_t>ARENAS * ARENA)
+            munmap(self.workers[i].cells, <size_t>CELLS * CELL)
+            munmap(self.workers[i].orders, PUNTS * FRAME)
+            munmap(self.workers[i].out, sizeof(Out))
+            close(self.workers[i].epoll)
+            close(self.workers[i].wake)
+            munmap(self.workers[i], sizeof(Worker))
+
+
+cdef void* pages(size_t n) except NULL:
+    """Zeroed memory, in large pages where there are any."""
+    cdef void* at = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    if at == <void*>-1:
+        raise MemoryError(f"{n} octets for a worker")
+    madvise(at, n, MADV_HUGEPAGE)
+    return at
+
+
+cdef Worker* new_worker(Tables tables, int index, int workers) except NULL:
+    cdef Worker* w = <Worker*>pages(sizeof(Worker))
+    w.out = <Out*>pages(sizeof(Out))
+    w.orders = <uint8_t*>pages(PUNTS * FRAME)
+    w.cells = <uint8_t*>pages(<size_t>CELLS * CELL)
+    w.table, w.record = &tables.table, &tables.table.workers[index]
+    w.index, w.workers = index, workers
+    w.buffers = <uint8_t*>pages(<size_t>BUFFERS * BUFFER)
+    w.arenas = <uint8_t*>pages(<size_t>ARENAS * ARENA)
+    w.epoll, w.wake = epoll_create1(EPOLL_CLOEXEC), eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+    prepare(w)
+    prepare_punts(w)
+    return w
+
+
+cdef open_ports(Worker* w, dict ports):
+    """Take the descriptors into the worker and its epoll."""
+    cdef Listener* l
+    if len(ports["listeners"]) > LISTENERS:
+        raise ValueError(f"{len(ports['listeners'])} listeners, at most {LISTENERS}")
+    w.tun, w.punt = ports["tun"], ports["punt"]
+    with socket.socket(fileno=os.dup(w.punt)) as channel:
+        w.punt_room = channel.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    for i, (fd, family, any_address, local, port) in enumerate(ports["listeners"]):
+        l = &w.listener[i]
+        l.fd, l.family6, l.any = fd, family == socket.AF_INET6, any_address
+        l.path.port, l.path.local_port = i, port
+        for k in range(16):
+            l.path.local[k] = local[k]
+        watch(w, fd, i)
+    w.listeners = <int>len(ports["listeners"])
+    watch(w, w.tun, READY_TUN)
+    watch(w, w.punt, READY_PUNT)
+    watch(w, w.wake, READY_WAKE)
+
+
+cdef watch(Worker* w, int fd, uint64_t token):
+    cdef epoll_event e
+    e.events, e.data.u64 = EPOLLIN, token
+    if epoll_ctl(w.epoll, EPOLL_CTL_ADD, fd, &e) < 0:
+        raise OSError(f"watching descriptor {fd}")

@@ -1,0 +1,164 @@
+"""A real Forwarder without root: its wire is UDP on loopback, its inner port a SEQPACKET pair that carries what a TUN
+with virtio_net_hdr would, control's ends of the punt channels are ours."""
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+import threading
+
+from headrace.fastpath import punt, table, worker
+from headrace.fastpath.packet import Kind, Verdict
+from headrace.fastpath.table import State
+
+VNET = struct.Struct("<BBHHHH")          # flags, gso_type, hdr_len, gso_size, csum_start, csum_offset
+SO_RCVBUFFORCE = 33
+NEEDS_CSUM, TCPV4, UDP_L4 = 1, 1, 5
+
+
+def mapped(address: str) -> bytes:
+    return bytes(10) + b"\xff\xff" + socket.inet_aton(address)
+
+
+def checksum(data: bytes) -> int:
+    data += b"\0" * (len(data) & 1)
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def ipv4(src: str, dst: str, payload: bytes, proto: int = 17, *, df: bool = True, tos: int = 0, ident: int = 1, ttl: int = 64) -> bytes:
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, tos, 20 + len(payload), ident, 0x4000 if df else 0, ttl, proto, 0,
+                       socket.inet_aton(src), socket.inet_aton(dst))
+    return head[:10] + struct.pack("!H", checksum(head)) + head[12:] + payload
+
+
+def udp(src: str, dst: str, payload: bytes, sport: int = 1000, dport: int = 2000, **kw) -> bytes:
+    n = 8 + len(payload)
+    pseudo = socket.inet_aton(src) + socket.inet_aton(dst) + struct.pack("!BBH", 0, 17, n)
+    head = struct.pack("!HHHH", sport, dport, n, 0)
+    c = checksum(pseudo + head + payload) or 0xFFFF
+    return ipv4(src, dst, struct.pack("!HHHH", sport, dport, n, c) + payload, **kw)
+
+
+def tcp(src: str, dst: str, payload: bytes, seq: int, *, flags: int = 0x10, options: bytes = b"", sport: int = 1000, dport: int = 2000, **kw) -> bytes:
+    size = 20 + len(options)
+    head = struct.pack("!HHIIBBHHH", sport, dport, seq & 0xFFFFFFFF, 7, size // 4 << 4, flags, 5000, 0, 0) + options
+    pseudo = socket.inet_aton(src) + socket.inet_aton(dst) + struct.pack("!BBH", 0, 6, size + len(payload))
+    c = checksum(pseudo + head + payload)
+    return ipv4(src, dst, head[:16] + struct.pack("!H", c) + head[18:] + payload, 6, **kw)
+
+
+class Bench:
+    """`workers` workers, one listener on 127.0.0.1, sessions of a peer whose socket is `peer`."""
+
+    def __init__(self, path, workers: int = 1, *, max_sessions: int = 1000, gso: bool = True, merge: int = 2, spin_ns: int = 0,
+                 reuse: tuple[str, int] | None = None):
+        self.path = path
+        if reuse is None:
+            table.create(path, max_sessions=max_sessions, workers=workers)
+        fd = os.open(path, os.O_RDWR)
+        self.tables = table.Tables(fd)
+        os.close(fd)
+        self.sockets: list[socket.socket] = []
+        self.wires, self.inner, self.channels, ports = [], [], [], []
+        address = reuse or ("127.0.0.1", 0)
+        for _ in range(workers):
+            wire = self.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            wire.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE if os.geteuid() == 0 else socket.SO_RCVBUF, 8 << 20)
+            wire.bind(address)
+            address = wire.getsockname()
+            wire.setsockopt(17, 104, 1)          # UDP_GRO
+            wire.setsockopt(socket.IPPROTO_IP, 13, 1)      # IP_RECVTOS
+            ours, theirs = self.pair()
+            control, theirs2 = self.pair()
+            self.wires.append(wire)
+            self.inner.append(ours)
+            self.channels.append(punt.Channel(control.fileno()))
+            self.control = control
+            ports.append({"tun": theirs.fileno(), "punt": theirs2.fileno(),
+                          "listeners": [(wire.fileno(), socket.AF_INET, False, mapped("127.0.0.1"), address[1])]})
+        self.address = address
+        self.peer = self.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        self.peer.bind(("127.0.0.1", 0))
+        self.peer.settimeout(5)
+        self.forwarder = worker.Forwarder(self.tables, ports, spin_ns=spin_ns, gso=gso, merge=merge)
+        self.threads = [threading.Thread(target=self.forwarder.run, args=(i,), daemon=True) for i in range(workers)]
+        for t in self.threads:
+            t.start()
+
+    def keep(self, s):
+        self.sockets.append(s)
+        return s
+
+    def pair(self):
+        a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for s in (a, b):
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+            s.setblocking(False)
+            self.keep(s)
+        return a, b
+
+    def session(self, tunnel=1, session=1, address="10.67.0.2", *, owner=0, peer=None, peer_tunnel=9, peer_session=8, mtu=1400, state=State.OPEN,
+                flags=2, keepalive=0, sequenced=False, tos=0):
+        """Install an open session; returns (slot, generation)."""
+        host, port = (peer or self.peer).getsockname()
+        head = struct.pack("!HHH", 0x0802 if sequenced else 2, peer_tunnel, peer_session) + (bytes(4) if sequenced else b"")
+        slot, generation = self.tables.publish(
+            Kind.KIND_L2TP, tunnel, session, owner, (0, mapped("127.0.0.1"), self.address[1], mapped(host), port),
+            template=head + b"\xff\x03\x00\x21", ppp_at=len(head), ns_at=6 if sequenced else 0, mtu=mtu, mss=mtu - 40,
+            address=mapped(address), gateway=mapped("10.67.0.1"), keepalive=keepalive, tos=tos, our_magic=0x11111111, peer_magic=0x22222222,
+            flags=flags | (4 if sequenced else 0))
+        self.tables.insert(mapped(address), 128, slot)
+        self.tables.set_state(slot, state)
+        return slot, generation
+
+    def send(self, payload: bytes, tunnel=1, session=1, sock=None, head=None):
+        """One L2TP data message from the peer: `payload` begins behind FF 03."""
+        head = struct.pack("!HHH", 2, tunnel, session) + b"\xff\x03" if head is None else head
+        (sock or self.peer).sendto(head + payload, self.address)
+
+    def inner_write(self, packet: bytes, worker=0, *, flags=0, gso=0, size=0, start=0, offset=0):
+        self.inner[worker].send(VNET.pack(flags, gso, 0, size, start, offset) + packet)
+
+    def inner_read(self, timeout=5.0):
+        """(virtio header fields, packet) of the next write to any worker's inner port, or None."""
+        ready, _, _ = select.select(self.inner, [], [], timeout)
+        if not ready:
+            return None
+        data = ready[0].recv(1 << 17)
+        return VNET.unpack(data[:10]), data[10:]
+
+    def frames(self, worker=0, timeout=5.0):
+        """Frames punted by a worker."""
+        fd = self.channel_fd(worker)
+        select.select([fd], [], [], timeout)
+        return self.channels[worker].receive()
+
+    def channel_fd(self, worker):
+        return self.sockets[1 + 5 * worker + 2]
+
+    def verdicts(self):
+        """Name -> count over all workers."""
+        rows = self.tables.worker_records()["verdicts"].sum(axis=0)
+        return {Verdict(i).name: int(rows[i]) for i in range(Verdict.VERDICTS) if rows[i]}
+
+    def wait_verdict(self, name, n=1, timeout=5.0):
+        """Until at least n packets came to that end (a worker counts at the end of a pass)."""
+        event = threading.Event()
+        for _ in range(int(timeout / 0.002)):
+            if self.verdicts().get(name, 0) >= n:
+                return self.verdicts()[name]
+            event.wait(0.002)
+        raise AssertionError(f"{name} is {self.verdicts().get(name, 0)}, not {n}: {self.verdicts()}")
+
+    def close(self):
+        self.forwarder.stop()
+        for t in self.threads:
+            t.join(5)
+            assert not t.is_alive()
+        for s in self.sockets:
+            s.close()
