@@ -151,8 +151,8 @@ class Automaton:
         """The peer does not know an option of ours: ask without it."""
         del self.ours[kind]
 
-    def missing(self, proposal: dict[int, Any]) -> bytes:
-        """Options that the peer should have asked for, as a Nak appends them."""
+    def missing(self, asked: set[int]) -> bytes:
+        """Options that the peer should have asked for beside these, as a Nak appends them."""
         return b""
 
     # Events
@@ -233,8 +233,10 @@ class Automaton:
         """The code and the options of the answer to a Configure-Request (sections 5.2 to 5.4): what
         must be rejected goes first, alone, unmodified and in the peer's order."""
         proposal: dict[int, Any] = {}
+        asked: set[int] = set()
         refused: list[tuple[bytes, bytes | None]] = []   # the peer's option, and ours for a Nak
         for kind, octets in options(data):
+            asked.add(kind)
             field = self.OPTIONS.get(kind)
             if field is None:
                 refused.append((option(kind, octets), None))
@@ -256,7 +258,7 @@ class Automaton:
             return CONFIGURE_REJECT, b"".join(rejects)
         naks = b"".join(nak for _, nak in refused if nak)
         if not persuaded:
-            naks += self.missing(proposal)
+            naks += self.missing(asked)
         if naks:
             return CONFIGURE_NAK, naks
         self._proposal = proposal

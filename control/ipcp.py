@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from .auth import Accept
-from .automaton import OPENED, STOPPING, Automaton
+from .automaton import CLOSING, OPENED, STOPPING, Automaton
 from .fields import Field, ip4, option
 from .link import IPCP_PROTOCOL, Link, LinkSettings
 from .reason import Reason
@@ -53,8 +53,8 @@ class IPCP(Automaton):
 
     @property
     def terminated(self) -> bool:
-        """The peer ended IPCP, and not the link."""
-        return self.state == STOPPING
+        """IPCP was ended on purpose, and the link was not."""
+        return self.state in (CLOSING, STOPPING)
 
     # The policy
 
@@ -78,9 +78,9 @@ class IPCP(Automaton):
         at = 1 if kind in (SECOND_DNS, SECOND_WINS) else 0
         return servers[at] if at < len(servers) else None
 
-    def missing(self, proposal: dict[int, Any]) -> bytes:
+    def missing(self, asked: set[int]) -> bytes:
         """RFC 1332 section 3.3: a peer that does not ask for an address is told which to ask for."""
-        if self.accept and ADDRESS not in proposal:
+        if self.accept and ADDRESS not in asked:
             return option(ADDRESS, self.accept.remote_address.packed)
         return b""
 

@@ -12,8 +12,8 @@ from random import Random
 from typing import Any
 
 from .auth import ALLOWED_BY_OPTION, OPTION_OF
-from .automaton import OPENED, Automaton
-from .fields import Field, flag, raw, u16, u32
+from .automaton import CONFIGURE_NAK, OPENED, Automaton
+from .fields import Field, flag, option, raw, u16, u32
 from .link import DEFAULT_MRU, LCP_PROTOCOL, Link, LinkSettings, Role, printable, push_packet
 from .reason import Reason
 
@@ -93,6 +93,13 @@ class LCP(Automaton):
         if kind == AUTHENTICATION:
             return self._judge_authentication(value)
         return True   # PFC, ACFC
+
+    def _judge_all(self, data: bytes, now: float) -> tuple[int, bytes]:
+        """Section 6.4: a request with our own magic number is most likely our own, and to reject its
+        authentication would hide the loop. Only the number is worth an answer."""
+        loops = self._loops
+        judged = super()._judge_all(data, now)
+        return (CONFIGURE_NAK, option(MAGIC, self._new_magic().to_bytes(4))) if self._loops > loops else judged
 
     def _judge_magic(self, value: int | None, now: float) -> int:
         """Our own number again is a line that loops back, unless it changes when we change it."""
