@@ -9,7 +9,7 @@ import re
 import shlex
 
 from peers.guest import Job, Result
-from peers.lab import CONCENTRATOR, HERE, Lab
+from peers.lab import CONCENTRATOR, HERE, PASSWORD, Lab
 
 WAIT = """
 wait_for() { local end=$(($(date +%s%N) + $1 * 1000000)); shift
@@ -18,7 +18,7 @@ wait_for() { local end=$(($(date +%s%N) + $1 * 1000000)); shift
 
 
 class Client:
-    def __init__(self, lab: Lab, user: str, password: str = "secret", *, kernel: bool = True, ppp: str = "noccp", mtu: int = 1400,
+    def __init__(self, lab: Lab, user: str, password: str = PASSWORD, *, kernel: bool = True, ppp: str = "noccp", mtu: int = 1400,
                  tunnel: str = "", secret: str = "", lns: str = CONCENTRATOR, relay: str = "") -> None:
         """Dial. `ppp` are further pppd options, `tunnel` further lines of xl2tpd's lac section, `secret` the tunnel's;
         `relay` is an IPv6 address to dial in place of `lns`."""

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from peers.lab import Lab, until
+from peers.lab import PASSWORD, Lab, until
 
 HEADRACE = str(Path(sys.executable).with_name("headrace"))
 LOCAL = "10.67.0.1"         # the concentrator's address inside the tunnels
@@ -31,7 +31,7 @@ def configuration(run_dir: str, **server: Any) -> dict[str, Any]:
         "concentrator": {"interface": "hr0", "workers": 1, "run-dir": run_dir, "forwarding": True, "log": "debug"},
         "pools": {"clients": ["10.67.0.0/16"]},
         "profiles": {"default": {"local-address": LOCAL, "remote-address": "clients", "dns-server": [LOCAL]}},
-        "secrets": {user: {"password": "secret", "profile": "default"} for user in ("joe", "ann", "eve", "bob")},
+        "secrets": {user: {"password": PASSWORD, "profile": "default"} for user in ("joe", "ann", "eve", "bob")},
         "server": {"l2tp": {
             "enabled": True, "listen": ["0.0.0.0:1701", "[::]:1701"], "authentication": ["mschap2", "mschap1", "chap", "pap"],
             "default-profile": "default", "max-mtu": 1450, "max-mru": 1450, "keepalive-timeout": "30s", **server}},
@@ -66,7 +66,7 @@ class Concentrator:
                  **server: Any) -> None:
         """Start one and wait until it answers. `concentrator` are keys of that table, `server` keys of [server.l2tp]."""
         self.lab = lab
-        self.folder = Path(tempfile.mkdtemp(prefix="hr-"))      # short: a Unix socket's path has 107 octets
+        self.folder = Path(tempfile.mkdtemp(prefix="headrace-"))      # short: a Unix socket's path has 107 octets
         self.run_dir, self.file = self.folder / "run", self.folder / "headrace.toml"
         config = configuration(str(self.run_dir), **server)
         config["concentrator"].update(concentrator or {})
@@ -137,7 +137,8 @@ class Concentrator:
 
     def child(self, role: str) -> int:
         """The pid of the child with this role: control or forwarder."""
-        pids = [pid for pid, line in self.lab.strangers().items() if pid != self.process.pid and re.search(rf"\b{role}\b", line)]
+        module = {"control": "headrace.control.server", "forwarder": "headrace.control.forwarder"}[role]
+        pids = [pid for pid, line in self.lab.strangers().items() if module in line]
         assert len(pids) == 1, f"{role}: {pids} of {self.lab.strangers()}"
         return pids[0]
 
@@ -154,6 +155,8 @@ class Concentrator:
 
     def stop(self, signum: int = signal.SIGINT) -> None:
         """Ctrl-C; then nothing may be left: no process, no hr0, no changed setting."""
+        if not self.folder.exists():        # stopped by its test
+            return
         try:
             self.process.send_signal(signum)
             code = self.process.wait(20)
@@ -163,7 +166,7 @@ class Concentrator:
             links = subprocess.run(["ip", "-n", self.lab.netns, "-o", "link"], capture_output=True, text=True, check=True).stdout
             assert "hr0" not in links, f"hr0 is left behind: {links}\n{log}"
             assert self._sysctls() == self.sysctls, f"settings were not put back:\n{log}"
-            assert "Traceback" not in log, log
+            assert "Traceback" not in log and PASSWORD not in log, log
         finally:
             self.abandon()
 

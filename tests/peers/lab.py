@@ -20,6 +20,7 @@ from peers.guest import Guest, Nic
 from peers.root import sh
 
 T = TypeVar("T")
+PASSWORD = "Gate-5-opens"       # of every user; nothing may print it
 HERE = Path(__file__).resolve().parent
 CONCENTRATOR, CONCENTRATOR6, LAN = "10.9.0.1", "fd09::1", "10.66.0.2"
 

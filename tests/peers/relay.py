@@ -6,7 +6,7 @@ import sys
 inside = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 inside.bind(("127.0.0.1", 1701))
 outside = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
-outside.connect((sys.argv[1], 1701))
+to = (sys.argv[1], 1701)        # not connected: a concentrator that is not up yet is no error here
 print("ready", flush=True)
 peer = None
 with selectors.DefaultSelector() as selector:
@@ -16,6 +16,6 @@ with selectors.DefaultSelector() as selector:
         for key, _ in selector.select():
             if key.fileobj is inside:
                 data, peer = inside.recvfrom(65535)
-                outside.send(data)
+                outside.sendto(data, to)
             elif peer:
                 inside.sendto(outside.recv(65535), peer)

@@ -16,7 +16,7 @@ from pathlib import Path
 CACHE = Path(os.environ.get("PEERS_CACHE", "/var/tmp/ppp-peers"))
 HOST_PACKAGES = {
     "user-mode-linux": "/usr/bin/linux.uml", "mmdebstrap": "/usr/bin/mmdebstrap", "iproute2": "/usr/sbin/ip",
-    "iputils-ping": "/usr/bin/ping", "gcc": "/usr/bin/gcc", "libc6-dev": "/usr/include/elf.h",
+    "iputils-ping": "/usr/bin/ping", "procps": "/usr/sbin/sysctl", "gcc": "/usr/bin/gcc", "libc6-dev": "/usr/include/elf.h",
 }
 GUEST_PACKAGES = ["ppp", "pptpd", "pptp-linux", "xl2tpd", "pppoe", "sstp-client", "strongswan-starter",
                   "strongswan-charon", "strongswan-swanctl", "libstrongswan-standard-plugins",
