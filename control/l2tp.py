@@ -142,7 +142,7 @@ class Endpoint(Machine):
         tunnel.key, tunnel.fingerprint = key, hash(body)
         self._greeted[key] = tunnel
         self._own(tunnel)
-        tunnel.reliable.receive(ns, None)
+        tunnel.reliable.nr = 1
         tunnel.fire("SCCRQ", message)
         tunnel.flush(now)
 

@@ -148,6 +148,14 @@ def test_a_peer_that_restarted_may_use_its_id_again(peer):
     assert again.seen(TunnelUp) and again.ours != first
 
 
+def test_a_peer_that_restarted_at_once(peer):
+    """The same id, another SCCRQ."""
+    peer.open()
+    assert [a.type for a in peer.give(datagram(0, 0, 0, 0, *greeting(), avp(11, b"")))] == [STOPCCN]
+    assert [a.type for a in peer.give(datagram(0, 0, 0, 0, *greeting(host=b"again")))] == [SCCRP]
+    assert len(peer.end) == 2
+
+
 def test_messages_ahead_of_their_turn(peer):
     peer.open()
     late = datagram(peer.ours, 0, 2, 1, avp(0, ICRQ), avp(14, 5), avp(15, bytes(4)))
@@ -194,6 +202,30 @@ def test_hello(peer):
     peer.end.heard(peer.ours, 100.0)
     assert peer.until(159.9) == []
     assert [a.type for a in peer.until(160.1)] == [HELLO]
+
+
+def test_no_hello_before_its_time(peer):
+    """Other things wake the tunnel: here the time that a call has to come up."""
+    peer.open()
+    peer.now = 10.0
+    peer.call()
+    peer.ack()
+    peer.end.heard(peer.ours, 65.0)
+    assert peer.until(124.9) == []
+    assert [a.type for a in peer.until(125.1)] == [HELLO]
+
+
+def test_goodbye_goes_before_what_waits():
+    peer = Peer(endpoint())
+    peer.ours = peer.end.dial(PATH, 0.0)
+    peer.take()
+    peer.send(*greeting(SCCRP))
+    for _ in range(20):
+        peer.end.place_call(peer.ours, 0.0)
+    assert [(a.type, a.ns) for a in peer.take()] == [(ICRQ, 2)]
+    peer.end.close(peer.ours, BYE, 0.0)
+    assert [(a.type, a.ns) for a in peer.take() + peer.ack()] == [(STOPCCN, 3)]
+    assert len(peer.seen(CallDown)) == 20
 
 
 def test_never_established(peer):

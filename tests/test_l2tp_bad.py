@@ -181,3 +181,13 @@ def test_idle_tunnels_cost_no_heap_operations():
             peer.call(n + 1)
             peer.ack()
     assert len(peer.end._heap) < 70
+
+
+def test_tunnels_that_are_gone_leave_nothing_behind():
+    end = endpoint()
+    for n in range(200):
+        peer = Peer(end, PATH._replace(peer_port=n + 1))
+        peer.open()
+        peer.send(avp(0, STOPCCN), avp(9, 77), avp(1, 1))
+    Peer(end).until(33.0)
+    assert len(end) == 0 and len(end._heap) <= 64 and not end._greeted
