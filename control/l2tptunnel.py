@@ -352,8 +352,6 @@ class Tunnel:
                 if until > now:
                     return
                 call.fire("Close", Reason("call", "timeout", f"the call was not established in time, state {call.state}"), 10, 0)
-                if not self.opening:
-                    break
             self.opening.popleft()
         self.opening = None
 

@@ -185,9 +185,21 @@ def test_idle_tunnels_cost_no_heap_operations():
 
 def test_tunnels_that_are_gone_leave_nothing_behind():
     end = endpoint()
-    for n in range(200):
-        peer = Peer(end, PATH._replace(peer_port=n + 1))
+    peers = [Peer(end, PATH._replace(peer_port=n + 1)) for n in range(200)]
+    for peer in peers:
         peer.open()
+    peers[0].until(2.0)                     # now they are armed for their HELLO
+    for peer in peers:
         peer.send(avp(0, STOPCCN), avp(9, 77), avp(1, 1))
-    Peer(end).until(33.0)
+    peers[0].until(34.0)
     assert len(end) == 0 and len(end._heap) <= 64 and not end._greeted
+
+
+def test_calls_that_come_and_go_leave_nothing_behind():
+    peer = Peer(endpoint())
+    peer.open()
+    for n in range(500):
+        session = peer.call(n + 1)
+        peer.send(avp(0, CDN), avp(1, 1), avp(14, n + 1), session=session)
+    tunnel = peer.end._tunnels[peer.ours]
+    assert not tunnel.calls and len(tunnel.opening) <= 66

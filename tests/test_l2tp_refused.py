@@ -26,6 +26,7 @@ from l2tp_peer import (
     SLI,
     STOPCCN,
     WEN,
+    Ids,
     Peer,
     answer,
     avp,
@@ -190,6 +191,19 @@ def test_no_room_for_a_session(peer):
     peer.call(5)
     [cdn] = peer.send(avp(0, ICRQ), avp(14, 6), avp(15, bytes(4)))
     assert (cdn.type, cdn.session_id, cdn.result) == (CDN, 6, (4, 4))
+
+
+def test_no_room_for_a_tunnel(peer, monkeypatch):
+    monkeypatch.setattr(Ids, "take_tunnel", lambda self: None)
+    [stop] = peer.give(datagram(0, 0, 0, 0, *greeting()))
+    assert (stop.type, stop.result, len(peer.end)) == (STOPCCN, (2, 4), 0)
+    assert peer.end.dial(PATH, 0.0) == 0 and peer.take() == []
+
+
+def test_no_room_for_a_call_of_our_own(peer):
+    peer.open()
+    peer.end.ids.room = 0
+    assert peer.end.place_call(peer.ours, 0.0) == 0 and peer.end.place_call(999, 0.0) == 0 and peer.take() == []
 
 
 def test_sessions_per_tunnel():
