@@ -173,9 +173,13 @@ class Usage(NamedTuple):
     def share(self, cpu: int) -> float:
         return self.busy[cpu] / self.elapsed if self.elapsed else 0.0
 
+    def foreign(self) -> float:
+        """Share of the forwarder's core that went to processes that are no part of the bench: there should be none."""
+        return max(self.share(FORWARDER) - self.cost / self.elapsed, 0.0) if self.elapsed else 0.0
+
     def bottleneck(self) -> str:
-        """The core that was at least 90 % busy, the forwarder's first."""
-        if max(self.cost / self.elapsed, self.share(FORWARDER)) >= 0.9:
+        """The core that was at least 90 % busy, the forwarder's first, and that by the forwarder itself."""
+        if self.cost >= 0.9 * self.elapsed:
             return "forwarder"
         return "others" if self.share(OTHERS) >= 0.9 else "none"
 

@@ -64,6 +64,7 @@ class Run(NamedTuple):
     loss: float | None
     forwarder: float        # share of its core
     others: float
+    foreign: float          # share of the forwarder's core that went elsewhere
     bottleneck: str
 
 
@@ -82,7 +83,7 @@ def summary(usage: Usage, packets: int, bits: float, seconds: float, loss: float
     if packets <= 0:
         raise LabError("the forwarder moved no packets")
     return Run(usage.cost / packets, packets, bits / seconds / 1e9, packets / seconds, loss,
-               usage.cost / usage.elapsed, usage.share(OTHERS), usage.bottleneck())
+               usage.cost / usage.elapsed, usage.share(OTHERS), usage.foreign(), usage.bottleneck())
 
 
 def tcp(subject: Subject, case: Case, seconds: float) -> Run:
@@ -212,6 +213,7 @@ def result(name: str, case: Case, subject: list[Run], null: list[Run]) -> dict[s
         "ratio": ratio.median, "ratio_interval": [ratio.low, ratio.high], "confidence": ratio.confidence,
         "gbit_s": middle(subject, "gbit_s"), "null_gbit_s": middle(null, "gbit_s"), "pps": middle(subject, "pps"),
         "loss": middle(subject, "loss"), "forwarder_share": middle(subject, "forwarder"), "others_share": middle(subject, "others"),
+        "foreign_share": middle(subject, "foreign"),
         "bottleneck": statistics.mode(run.bottleneck for run in subject),
         "samples": {"subject": [run._asdict() for run in subject], "null": [run._asdict() for run in null]},
     }
@@ -260,6 +262,8 @@ def main() -> int:
     p.add_argument("--seconds", type=float, default=2, help="of a run; of tcp, rounded up to whole ones")
     p.add_argument("--json", type=Path, help="where the results go")
     a = p.parse_args()
+    if a.json:
+        a.json.parent.mkdir(parents=True, exist_ok=True)        # better now than after the runs
     interruptible()
     console, progress = Console(width=None if sys.stdout.isatty() else 140), Console(stderr=True)
     results: list[dict[str, Any]] = []
@@ -276,8 +280,12 @@ def main() -> int:
         print("interrupted", file=sys.stderr)
         return 130
     console.print(table(results))
+    disturbed = max(r["foreign_share"] for r in results)
+    if disturbed > 0.05:
+        print(f"the forwarder's core was not the bench's alone: up to {disturbed:.0%} of it went to other processes", file=sys.stderr)
     if a.json:
-        write(a.json, ["python", "-m", "headrace.bench.wire", *sys.argv[1:]], results)
+        given = [name if Path(name) != a.json else a.json.name for name in sys.argv[1:]]     # where it lies is no result
+        write(a.json, ["python", "-m", "headrace.bench.wire", *given], results)
     return 0
 
 
