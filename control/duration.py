@@ -15,7 +15,7 @@ def parse(text: str | int | float) -> float:
     if not isinstance(text, str):
         seconds = float(text)
     elif _WHOLE.fullmatch(text):
-        seconds = sum(float(number) * SECONDS[unit] for number, unit in _PART.findall(text))
+        seconds = round(sum(float(number) * SECONDS[unit] for number, unit in _PART.findall(text)), 9)
     else:
         raise ValueError('must be a duration such as "30s", "1h2m" or "50us"')
     if not 0 <= seconds < float("inf"):

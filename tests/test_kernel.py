@@ -169,8 +169,9 @@ def udp(source: str, target: str, payload: bytes) -> bytes:
 @pytest.mark.parametrize("masquerade, source", [(True, "10.1.0.1"), (False, "10.67.0.5")])
 def test_masquerade_changes_the_source_of_what_leaves(hr0, space, masquerade, source):
     far = f"{space}-far"
-    subprocess.run(f"ip netns add {far} && ip link set up1 netns {far} && ip -n {far} addr add 10.1.0.2/24 dev up1 && ip -n {far} link set up1 up"
-                   f" && ip -n {far} route add 10.67.0.0/16 via 10.1.0.1", shell=True, check=True)
+    subprocess.run(f"ip netns add {far} && ip link set up1 netns {far}"
+                   f" && ip -n {far} addr add 10.1.0.2/24 dev up1 "
+                   f"&& ip -n {far} link set up1 up && ip -n {far} route add 10.67.0.0/16 via 10.1.0.1", shell=True, check=True)
     try:
         made, fd = hr0
         made.apply(CONFIG)
@@ -235,7 +236,8 @@ def test_no_tun(monkeypatch, error, sentence):
 
 @pytest.mark.parametrize("wanted, had, effect", [("auto", 0x67, "uso"), ("auto", 0x07, "tso"), ("auto", 0x01, "csum"),
                                                  ("auto", 0, "none"),
-                                                 ("uso", 0x07, "tso"), ("tso", 0x67, "tso"), ("csum", 0x67, "csum"), ("none", 0x67, "none")])
+                                                 ("uso", 0x07, "tso"), ("tso", 0x67, "tso"), ("csum", 0x67, "csum"),
+                                                 ("none", 0x67, "none")])
 def test_offloads_fall(monkeypatch, wanted, had, effect):
     def ioctl(fd, request, flags):
         if flags & ~had:

@@ -1,0 +1,95 @@
+"""The configuration that `headrace run` writes, and what a client must dial to reach it."""
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from pathlib import Path
+
+from .listener import address_of
+from .settings import Config
+
+ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"      # nothing that is read for something else
+TEMPLATE = """\
+# headrace's configuration. `headrace check` says what is wrong with it, and where.
+# A reload (SIGHUP, or POST /v1/reload) takes users, profiles and pools without dropping anybody.
+
+[concentrator]
+interface = "hr0"               # the TUN that carries the sessions
+workers = 0                     # forwarding threads; 0: one a core
+max-sessions = 65536
+run-dir = "/run/headrace"
+offload = "auto"                # auto | uso | tso | csum | none: segmentation by the kernel, TUN and UDP together
+spin = "50us"                   # how long a worker looks for more before it sleeps
+log = "info"                    # debug | info | warning | error
+forwarding = true               # switch the machine's forwarding on while headrace runs
+masquerade = ""                 # the uplink whose address the clients share, such as "eth0"; "": none
+
+[pools]
+clients = ["10.67.0.0/16"]
+
+[profiles.default-encryption]
+local-address = "10.67.0.1"     # the concentrator's end of every session
+remote-address = "clients"      # an address, or a pool
+dns-server = []                 # at most two; wins-server likewise
+change-tcp-mss = true           # TCP of the clients fits the tunnel even where path MTU discovery is broken
+only-one = "default"            # yes: a new session of a user ends the old one
+
+[secrets.{user}]
+password = "{password}"
+profile = "default-encryption"
+service = "any"                 # any | l2tp
+# remote-address = "10.67.0.9"  # always this address
+# caller-id = "192.0.2.7"       # only from this address
+
+[server.l2tp]
+enabled = true
+listen = ["0.0.0.0:1701"]       # "[::]:1701" too
+authentication = ["mschap2", "mschap1"]     # and chap, pap where clients need them
+default-profile = "default-encryption"
+max-mtu = 1450
+max-mru = 1450
+keepalive-timeout = "30s"       # silence after which a peer is asked, and then taken for gone; 0s: never
+max-sessions = 0                # 0: as many as [concentrator] allows
+tunnel-secret = ""              # a secret that the tunnel's other end must know too
+hidden = false                  # hide the AVPs that we send, with that secret
+"""
+
+
+def write(path: Path, user: str = "headrace") -> None:
+    """A new file that only its owner may read; FileExistsError when there is one."""
+    password = "".join(secrets.choice(ALPHABET) for _ in range(14))
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(fd, "w") as file:
+        file.write(TEMPLATE.format(user=user, password=password))
+
+
+def own_address(listen: str) -> str:
+    """Where clients reach a listener: its address, or for 0.0.0.0 the one that the default route would use."""
+    family, host, _ = address_of(listen)
+    if host not in ("0.0.0.0", "::"):
+        return host
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(("192.0.2.1" if family == socket.AF_INET else "2001:db8::1", 9))       # sends nothing
+            return sock.getsockname()[0]
+        except OSError:
+            return "127.0.0.1" if family == socket.AF_INET else "::1"
+
+
+def dial(config: Config) -> list[str]:
+    """What a client must dial, in a few lines."""
+    if not config.server.l2tp.enabled or not config.secrets:
+        return ["nobody can dial in: " + ("there is no [secrets.USER]" if config.server.l2tp.enabled else "server.l2tp is not enabled")]
+    listen = config.server.l2tp.listen[0]
+    address, port = own_address(listen), address_of(listen)[2]
+    user, secret = next(iter(config.secrets.items()))
+    method = config.server.l2tp.authentication[0]
+    windows = {"mschap2": "MSChapv2", "chap": "Chap", "pap": "Pap"}.get(method, "MSChapv2")
+    return [
+        f"dial L2TP to {address}, UDP port {port}, user {user}, password {secret.password}",
+        f"  Linux     xl2tpd.conf: [lac headrace] lns = {address}, pppoptfile = FILE with: user {user} password {secret.password} noauth",
+        f"  Windows   Add-VpnConnection headrace {address} -TunnelType L2tp -AuthenticationMethod {windows} -EncryptionLevel NoEncryption"
+        " (without IPsec: ProhibitIpSec=1 in HKLM\\SYSTEM\\CurrentControlSet\\Services\\RasMan\\Parameters)",
+        f"  RouterOS  /interface l2tp-client add name=headrace connect-to={address} user={user} password={secret.password} disabled=no",
+    ]
