@@ -33,7 +33,7 @@ class Settings:
     vendor_name: str = "headrace"
     secret: str = ""                    # of tunnel authentication and hidden AVPs; "" is none
     require_secret: bool = False        # challenge every peer
-    hide: bool = False                  # hide what may be hidden, when there is a secret
+    hide: bool = False                  # hide what may be hidden in an open tunnel; xl2tpd reads it with require_secret only
     receive_window: int = 16            # control messages that we take ahead of the next one
     hello: float = 60.0                 # silence on a control connection before a HELLO
     timing: Timing = field(default_factory=Timing)

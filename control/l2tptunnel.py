@@ -305,7 +305,10 @@ class Tunnel:
 
     def send(self, name: str, values: dict[str, Any], session_id: int = 0) -> None:
         """Queue a message; `flush` sends it."""
-        vector = self.owner.random(16) if self.secret and self.owner.settings.hide else b""
+        # Not before the tunnel is open: xl2tpd looks its secret up when it answers a challenge, and what
+        # deserves hiding comes later, in the calls.
+        hide = self.secret and self.state == "established" and self.owner.settings.hide
+        vector = self.owner.random(16) if hide else b""
         body = avp.encode(name, values, self.secret, vector)
         self.reliable.send(bytearray(HEADER.pack(CONTROL, 12 + len(body), self.peer_tunnel_id, session_id, 0, 0) + body))
 

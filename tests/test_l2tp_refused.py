@@ -5,7 +5,7 @@ import struct
 from hashlib import md5
 
 import pytest
-from headrace.control.l2tp import CallDown, Ignored, TunnelDown, TunnelUp
+from headrace.control.l2tp import CallDown, CallOpening, Ignored, TunnelDown, TunnelUp
 from headrace.control.l2tpevents import LineErrors, LinkInfo
 from l2tp_peer import (
     CDN,
@@ -93,13 +93,14 @@ def test_hidden_attributes_both_ways():
     peer = Peer(endpoint(secret="s3", hide=True))
     vector = bytes(range(16))
     [sccrp] = peer.send(*greeting()[:-1], avp(36, vector), avp(9, hidden(9, b"\0\x4d", b"s3", vector), MUST | HIDE))
-    assert sccrp.tunnel_id == 77 and (9, MUST | HIDE) in sccrp.order and (7, MUST) in sccrp.order
-    key = md5(b"\0\x09" + b"s3" + sccrp.avps[36]).digest()
-    plain = bytes(a ^ b for a, b in zip(sccrp.avps[9], key, strict=False))
-    assert plain[:2] == b"\0\2"
-    peer.ours = int.from_bytes(plain[2:])
+    assert sccrp.tunnel_id == 77 and not any(bits & HIDE for _, bits in sccrp.order)
+    peer.ours = int.from_bytes(sccrp.avps[9])
     peer.send(avp(0, SCCCN))
-    assert peer.seen(TunnelUp)
+    [icrp] = peer.send(avp(0, ICRQ), avp(36, vector), avp(14, hidden(14, b"\0\5", b"s3", vector), MUST | HIDE), avp(15, bytes(4)))
+    assert icrp.session_id == 5 and icrp.order == [(0, MUST), (36, MUST), (14, MUST | HIDE)]
+    key = md5(b"\0\x0e" + b"s3" + icrp.avps[36]).digest()
+    plain = bytes(a ^ b for a, b in zip(icrp.avps[14], key, strict=False))
+    assert plain == struct.pack("!HH", 2, peer.seen(CallOpening)[0].session_id)
 
 
 @pytest.mark.parametrize("secret", ["", "other"])
