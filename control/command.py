@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import logging
 import os
 import sys
 import time
@@ -65,6 +66,9 @@ def _serve(path: Path) -> None:
     from .supervisor import Supervisor
     config = configuration.load(path)
     log.start(config.concentrator.log)
+    if path.stat().st_mode & 0o077:
+        logging.getLogger("headrace.command").warning(
+            "%s holds passwords, and others than its owner may read it; chmod 600 would be right", path)
     code = Supervisor(config, path).run()
     if code:
         raise typer.Exit(code)

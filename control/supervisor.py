@@ -6,6 +6,10 @@
 
 It holds every descriptor that must outlive its children (store.py lists the names). One thread, one
 loop over a selector: children by pidfd, their store sockets, signals by a wake-up socket.
+
+In the run directory: lock, journal (journal.py), tables, api.sock (control's), and `pids`, a JSON
+object with the process of each role. HEADRACE_FORWARDER_CPUS and HEADRACE_CONTROL_CPUS (core numbers)
+and HEADRACE_HOLD_CONTROL (seconds that a dead control stays dead) are settings of benchmarks and tests.
 """
 from __future__ import annotations
 
@@ -235,11 +239,12 @@ class Supervisor:
         if self.stopping:
             self.end_next()
             return
+        if not self.announced and len(child.deaths) >= OFTEN:
+            self.failure = f"{child.role} {how}, {OFTEN} times before it was ready; its messages are above"
+            self.stop()
+            return
         wait = child.due - now if child.due else 0
         log.error("%s %s; it is started again%s", child.role, how, f" in {wait:.1f} s" if wait else "")
-        if not self.announced and len(child.deaths) >= OFTEN:
-            self.failure = f"{child.role} {how} {OFTEN} times before it was ready; its messages are above"
-            self.stop()
 
     # -- stop ----------------------------------------------------------------------------------
 

@@ -220,8 +220,11 @@ def test_run_without_root_says_so(place):
     path = place / "new.toml"
     example.write(path)
     path.write_text(path.read_text().replace("/run/headrace", "/proc/headrace"))
+    path.chmod(0o644)
     result = subprocess.run([sys.executable, "-m", "headrace.control", "run", "-c", str(path)], capture_output=True, text=True,
                             env={**os.environ, "PYTHONPATH": ""}, timeout=60)
     assert result.returncode == 1
-    assert result.stderr.splitlines() == ["headrace: the run directory /proc/headrace cannot be used: No such file or directory"]
+    warning, sentence = result.stderr.splitlines()
+    assert warning.endswith(f"{path} holds passwords, and others than its owner may read it; chmod 600 would be right")
+    assert sentence == "headrace: the run directory /proc/headrace cannot be used: No such file or directory"
     assert result.stdout.startswith("dial L2TP to ")

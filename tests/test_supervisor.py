@@ -375,7 +375,7 @@ def test_a_child_that_never_comes_up_ends_the_start(place):
     before = place.settings()
     process = place.spawn(STANDIN_FAILS="forwarder")
     assert process.wait(20) == 1
-    assert place.log.splitlines()[-1] == "forwarder ended with status 3 3 times before it was ready; its messages are above"
+    assert place.log.splitlines()[-1] == "forwarder ended with status 3, 3 times before it was ready; its messages are above"
     assert place.settings() == before and "hr0" not in place.names()
 
 
