@@ -33,10 +33,12 @@ class LCP(Automaton):
         MRU: Field("mru", u16), ACCM: Field("accm", u32), AUTHENTICATION: Field("authentication", raw),
         MAGIC: Field("magic", u32), PFC: Field("pfc", flag), ACFC: Field("acfc", flag),
     }
-    __slots__ = ("_loops", "_offers", "refused", "role")
+    __slots__ = ("_loops", "_magic", "_offers", "refused", "role")
 
     def __init__(self, role: Role, link: Link, settings: LinkSettings, random: Random) -> None:
         self.role = role
+        # Kept when LCP is renegotiated: a stray old Configure-Request then says what a new one would.
+        self._magic = random.getrandbits(32) or 1   # section 6.4: zero is illegal
         super().__init__(link, settings, random)
 
     def _reset(self) -> None:
@@ -73,7 +75,7 @@ class LCP(Automaton):
             wanted[MRU] = settings.mru
         if self.role == "server":
             wanted[AUTHENTICATION] = OPTION_OF[self._offers[0]]
-        wanted[MAGIC] = self._new_magic()
+        wanted[MAGIC] = self._magic
         if settings.pfc:
             wanted[PFC] = True
         if settings.acfc:
@@ -81,7 +83,7 @@ class LCP(Automaton):
         return wanted
 
     def _new_magic(self) -> int:
-        return self.random.getrandbits(32) or 1   # section 6.4: zero is illegal
+        return self.random.getrandbits(32) or 1
 
     def judge(self, kind: int, value: Any, now: float) -> Any:
         if kind == MRU:
@@ -128,7 +130,7 @@ class LCP(Automaton):
             if LEAST_MRU <= value <= self.settings.mru:   # less than we could take; more was not asked for
                 self.ours[MRU] = value
         elif kind == MAGIC:
-            self.ours[MAGIC] = self._new_magic()
+            self.ours[MAGIC] = self._magic = self._new_magic()
         elif kind == AUTHENTICATION:
             self._offer_another(ALLOWED_BY_OPTION.get(value, ""), now)
         else:

@@ -7,13 +7,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from pppwire import CLIENT, LOCAL, PASSWORD, REMOTE, SERVER, Wire
-from scapy.layers.ppp import PPP_CHAP, PPP_PAP
-
 from headrace.control import chap, mschap, pap
 from headrace.control.auth import Accept, AuthRequest, Reject, verify
 from headrace.control.link import push_packet
 from headrace.control.ppp import LinkDown, LinkReset, LinkUp, Reason
+from pppwire import CLIENT, LOCAL, PASSWORD, REMOTE, SERVER, Wire
+from scapy.layers.ppp import PPP_CHAP, PPP_PAP
 
 METHODS = ("mschap2", "mschap1", "chap", "pap")
 CHAPS = METHODS[:3]

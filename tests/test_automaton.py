@@ -4,7 +4,6 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-
 from headrace.control.automaton import (
     ACK_RCVD,
     ACK_SENT,
@@ -46,7 +45,7 @@ STATES = {
             "RTR tld,zrc,sta/5, RTA tld,scr/6, RUC scj/9, RXJ+ 9, RXJ- tld,irc,str/5, RXR ser/9",
 }
 
-EVENTS = "Up Down Open Close TO+ TO- RCR+ RCR- RCA RCN RTR RTA RUC RXJ+ RXJ- RXR".split()
+EVENTS = ["Up", "Down", "Open", "Close", "TO+", "TO-", "RCR+", "RCR-", "RCA", "RCN", "RTR", "RTA", "RUC", "RXJ+", "RXJ-", "RXR"]
 
 
 def test_table_has_every_event_for_every_state():

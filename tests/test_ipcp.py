@@ -5,13 +5,12 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
-from pppwire import CLIENT, DNS, LOCAL, REMOTE, WINS, Wire
-from scapy.layers.ppp import PPP_IPCP, PPP_IPCP_Option_DNS1, PPP_IPCP_Option_IPAddress
-
 from headrace.control.auth import Accept
 from headrace.control.fields import option, options
 from headrace.control.link import push_packet
 from headrace.control.ppp import LinkDown, LinkReset, LinkUp
+from pppwire import CLIENT, DNS, LOCAL, REMOTE, WINS, Wire
+from scapy.layers.ppp import PPP_IPCP, PPP_IPCP_Option_DNS1, PPP_IPCP_Option_IPAddress
 
 IPCP = 0x8021
 REQUEST, ACK, NAK, REJECT = 1, 2, 3, 4

@@ -5,6 +5,9 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+from headrace.control.fields import option, options
+from headrace.control.link import push_packet
+from headrace.control.ppp import PPP, LinkDown, LinkReset, LinkUp, Reason
 from pppwire import CLIENT, SERVER, Wire
 from scapy.layers.ppp import (
     PPP_LCP,
@@ -14,10 +17,6 @@ from scapy.layers.ppp import (
     PPP_LCP_Magic_Number_Option,
     PPP_LCP_MRU_Option,
 )
-
-from headrace.control.fields import option, options
-from headrace.control.link import push_packet
-from headrace.control.ppp import PPP, LinkDown, LinkReset, LinkUp, Reason
 
 LCP = 0xC021
 REQUEST, ACK, NAK, REJECT = 1, 2, 3, 4
