@@ -81,26 +81,27 @@ class Authenticator:
 class Peer:
     """The client's side. It answers any challenge at any time (section 4), the same one in the same
     way, and repeats its response when Success or Failure seem lost: an authenticator that has gone on
-    to IPCP would not challenge it again."""
+    to IPCP would not challenge it again. It waits on two challenges at most, because an old one that
+    arrives late looks like a new one."""
 
     PROTOCOL = CHAP_PROTOCOL
-    __slots__ = ("_challenge", "_expected", "_granted", "_link", "_random", "_response", "_settings", "method", "timer")
+    __slots__ = ("_answers", "_link", "_random", "_settings", "method", "timer")
 
     def __init__(self, method: str, link: Link, settings: LinkSettings, random: Random) -> None:
         self.method = method
         self._link, self._settings, self._random = link, settings, random
-        self._challenge = b""        # the whole packet that `_response` answers
-        self._response = b""
-        self._expected = ""          # MS-CHAPv2: what the peer must say to prove itself
-        self._granted = False
-        self.timer: float | None = None
+        # By identifier: the challenge, our response, and what the peer must say to prove itself.
+        self._answers: dict[int, tuple[bytes, bytes, str]] = {}
+        self.timer: float | None = None    # None once one of them was accepted
 
     def start(self, now: float) -> None:
         """The peer begins."""
 
     def tick(self, now: float) -> None:
         if self.timer is not None and self.timer <= now:
-            self._respond(now)
+            self.timer = now + self._settings.restart
+            for _, response, _ in self._answers.values():
+                self._link.send(CHAP_PROTOCOL, response)
 
     def receive(self, packet: bytes, now: float) -> None:
         pulled = pull_packet(packet)
@@ -109,10 +110,10 @@ class Peer:
         code, identifier, data = pulled
         if code == CHALLENGE:
             self._challenged(identifier, data, now)
-        elif self.timer is None or identifier != self._response[1]:
+        elif self.timer is None or identifier not in self._answers:
             return                   # answers nothing that waits
         elif code == SUCCESS:
-            self._success(data, now)
+            self._success(identifier, data, now)
         elif code == FAILURE:
             self.timer = None
             text = f"the peer refused our name and password ({self.method}), saying {printable(data) or 'nothing'}"
@@ -122,41 +123,39 @@ class Peer:
         value = pull_value(data)
         if value is None or not value[0] or (self.method != "chap" and len(value[0]) != CHALLENGE_SIZE[self.method]):
             return
-        challenge = bytes((identifier,)) + data
-        if challenge != self._challenge:
-            self._challenge = challenge
-            octets = self._prove(identifier, value[0])
-            self._response = push_packet(RESPONSE, identifier, push_value(octets, self._settings.user.encode()))
-            self._granted = False
-        if self._granted:
-            self._link.send(CHAP_PROTOCOL, self._response)   # a late copy of the challenge, and Success is here
-        else:
-            self._respond(now)
+        answers = self._answers
+        if identifier not in answers or answers[identifier][0] != data:
+            if self.timer is None:
+                answers.clear()
+            elif len(answers) > 1:
+                del answers[next(iter(answers))]
+            octets, proof = self._prove(identifier, value[0])
+            response = push_packet(RESPONSE, identifier, push_value(octets, self._settings.user.encode()))
+            answers[identifier] = data, response, proof
+            self.timer = now + self._settings.restart
+        self._link.send(CHAP_PROTOCOL, answers[identifier][1])
 
-    def _prove(self, identifier: int, challenge: bytes) -> bytes:
-        """The Value field of the response; the layout is `auth._verify_mschap`'s."""
+    def _prove(self, identifier: int, challenge: bytes) -> tuple[bytes, str]:
+        """The Value field of the response, laid out as `auth._verify_mschap` reads it, and the peer's proof."""
         password, name = self._settings.password, self._settings.user.encode()
         if self.method == "chap":
-            return chap_response(identifier, password, challenge)
+            return chap_response(identifier, password, challenge), ""
         password_hash = nt_password_hash(password)
         if self.method == "mschap1":
-            return bytes(24) + challenge_response(challenge, password_hash) + b"\x01"
+            return bytes(24) + challenge_response(challenge, password_hash) + b"\x01", ""
         ours = self._random.randbytes(16)
         response = generate_nt_response(challenge, ours, name, password_hash)
-        self._expected = generate_authenticator_response(password_hash, response, ours, challenge, name)
-        return ours + bytes(8) + response + b"\x00"
+        proof = generate_authenticator_response(password_hash, response, ours, challenge, name)
+        return ours + bytes(8) + response + b"\x00", proof
 
-    def _respond(self, now: float) -> None:
-        self._link.send(CHAP_PROTOCOL, self._response)
-        self.timer = now + self._settings.restart
-
-    def _success(self, message: bytes, now: float) -> None:
+    def _success(self, identifier: int, message: bytes, now: float) -> None:
         self.timer = None
-        if self.method == "mschap2" and not hmac.compare_digest(message[:42].upper(), self._expected.encode()):
+        answer = self._answers[identifier]
+        self._answers = {identifier: answer}
+        if self.method == "mschap2" and not hmac.compare_digest(message[:42].upper(), answer[2].encode()):
             text = "the peer accepted our password without knowing it: its MS-CHAPv2 answer is wrong"
             self._link.close(Reason("authentication", "peer-unproven", text), now)
         else:
-            self._granted = True
             self._link.granted(now)
 
 

@@ -266,7 +266,7 @@ def test_a_late_verdict_is_about_its_own_request_only():
     wire, old = waiting()
     wire.server.outgoing()
     wire.server.receive(0xC021, push_packet(1, 1), 1.0)                   # the peer begins anew
-    request = [packet for _, packet in wire.server.outgoing() if packet[0] == 1][0]
+    request = next(packet for _, packet in wire.server.outgoing() if packet[0] == 1)
     wire.server.receive(0xC021, b"\x02" + request[1:], 1.0)
     wire.server.receive(0xC023, push_packet(1, 1, b"\x04Eve\x00\x00"), 1.0)
     new, = wire.server.events()
