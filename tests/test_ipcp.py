@@ -102,6 +102,8 @@ def test_a_client_without_an_address_says_so(code):
     wire.drain()
     reason = wire.last("client", LinkDown).reason
     assert (reason.stage, reason.code) == ("ipcp", "no-address") and wire.last("client", LinkUp) is None
+    assert [packet[0] for _, packet in wire.sent["client"][-2:]] == [5, 5], "nothing but LCP's goodbye"
+    assert {protocol for protocol, _ in wire.sent["client"][-2:]} == {0xC021}
 
 
 def test_terminate_request_of_an_ncp_leaves_the_link(wire):

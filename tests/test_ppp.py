@@ -113,6 +113,16 @@ def test_the_peers_words_are_in_the_reason(up):
     assert up.last("server", LinkDown).reason.text == 'the peer ended the link, saying "User request..[31m""'
 
 
+def test_a_cause_that_came_to_nothing_is_forgotten():
+    """The peer terminates in the middle of LCP, then opens the link after all."""
+    wire = Wire().open()
+    wire.server.receive(LCP, push_packet(5, 1), 0.0)
+    wire.wait(30)
+    assert wire.is_up()
+    wire.server.lower_down(GONE, 31.0)
+    assert wire.server.events() == [LinkDown(GONE)]
+
+
 def test_a_lower_layer_that_goes_away_silences_the_link(up):
     up.server.close(ADMIN, 1.0)
     up.server.lower_down(GONE, 1.0)
