@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-from .checksum cimport checksum_add, checksum_add_portable, fold
+from .checksum cimport checksum_add, checksum_add_by, checksum_ways, fold
 from .coalesce cimport COALESCE_PACKETS, coalesce_kinds
 from .cut cimport CUT_ROOM, Cutter, cut_begin, cut_next, finish_checksum
 from .ecn cimport ecn_decap
@@ -45,15 +45,20 @@ cdef inline piece(const void* p, size_t n):
     return (<const char*>p)[:n]
 
 
-def checksum(*pieces, portable=False):
-    """The folded sum of the pieces, stored."""
+def ways():
+    """How many implementations of the sum this machine has; 0 is the portable one."""
+    return checksum_ways
+
+
+def checksum(*pieces, way=-1):
+    """The folded sum of the pieces, stored; by one implementation, or as the fast path does it."""
     cdef uint64_t sum = 0
     cdef uint16_t folded
     cdef Held held
     for octets in pieces:
         held = Held(octets)
-        if portable:
-            sum = checksum_add_portable(sum, held.packet.data, held.packet.length)
+        if way >= 0:
+            sum = checksum_add_by(way, sum, held.packet.data, held.packet.length)
         else:
             sum = checksum_add(sum, held.packet.data, held.packet.length)
     folded = fold(sum)

@@ -12,16 +12,16 @@ The kernel trusts a checksum that is written as still to be computed. So every p
 verified before it is merged, and one that says nothing (UDP over IPv4 with 0) or is wrong is passed on alone and as it came.
 Headers are compared first: what cannot be merged anyway costs no sum.
 
-Budget: 2 ns for a packet that nothing follows, 18 ns for one of 64 octets that is merged, 45 ns for 1400.
+Budget: 5 ns for a packet that nothing follows, 10 ns for one of 64 octets that is merged, 35 ns for 1400.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from .bytes cimport load16, load32, store16
-from .checksum cimport checksum_add, fold, pseudo4, pseudo6, put_sum, word16, word32, word64
-from .ip cimport (IP4_DF, IP4_FRAGMENT, IP4_HEADER, IP4_ID, IP4_LENGTH, IP4_SOURCE, IP4_SUM, IP6_DESTINATION, IP6_HEADER, IP6_LENGTH,
-                  IP6_NEXT, IP6_SOURCE, IPPROTO_TCP, IPPROTO_UDP, TCP_ACK, TCP_ECE, TCP_FIN, TCP_FLAGS, TCP_HEADER, TCP_IS_ACK, TCP_OFFSET,
-                  TCP_PSH, TCP_SEQUENCE, TCP_SUM, TCP_URGENT, TCP_WINDOW, UDP_HEADER, UDP_LENGTH, UDP_SUM)
+from .checksum cimport checksum_add, fold, htons, pseudo4, pseudo6, put_sum, word16, word32, word64
+from .ip cimport (IP4_DESTINATION, IP4_DF, IP4_FRAGMENT, IP4_HEADER, IP4_ID, IP4_LENGTH, IP4_SOURCE, IP4_SUM, IP6_DESTINATION,
+                  IP6_HEADER, IP6_LENGTH, IP6_NEXT, IP6_SOURCE, IPPROTO_TCP, IPPROTO_UDP, TCP_ACK, TCP_ECE, TCP_FIN, TCP_FLAGS, TCP_HEADER,
+                  TCP_IS_ACK, TCP_OFFSET, TCP_PSH, TCP_SEQUENCE, TCP_SUM, TCP_URGENT, TCP_WINDOW, UDP_HEADER, UDP_LENGTH, UDP_SUM)
 from .packet cimport FLAG_CSUM, FLAG_DF, FLAG_FRAGMENT, FLAG_V6, FLAG_VERIFIED, Packet
 from .sys cimport (VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, VIRTIO_NET_HDR_GSO_UDP_L4, iovec,
                    virtio_net_hdr)
@@ -38,6 +38,8 @@ cdef struct Burst:
     uint32_t sequence         # TCP
     uint16_t id               # IPv4
     uint16_t id_step          # 1, or 0 where all are the same
+    uint64_t ip_sum           # of the IPv4 header, without length, identification and checksum: the same for all
+    uint64_t pseudo_sum       # of the pseudo-header, without length: the same for all
 
 
 cdef inline int coalesce(Packet* p, int n, virtio_net_hdr* v, iovec* iov, int room) noexcept nogil:
@@ -69,8 +71,10 @@ cdef inline int coalesce_kinds(Packet* p, int n, virtio_net_hdr* v, iovec* iov, 
         q = p + taken
         if not follows(&b, q, taken):
             break
+        if taken == 1:
+            sum_common(&b)
         size = q.length - b.header
-        if length + size > COALESCE_LENGTH or not verified(p) or not verified(q):
+        if length + size > COALESCE_LENGTH or not verified(&b, p) or not verified(&b, q):
             break
         iov[taken].iov_base = q.data + b.header
         iov[taken].iov_len = size
@@ -116,6 +120,7 @@ cdef inline bint leads(Burst* b, Packet* p) noexcept nogil:
     b.size = n - size
     b.id = load16(p.data + IP4_ID)
     b.id_step = 1
+    b.ip_sum = b.pseudo_sum = 0
     return True
 
 
@@ -128,6 +133,8 @@ cdef inline bint follows(Burst* b, Packet* q, int k) noexcept nogil:
     cdef uint32_t at
     if q.length <= b.header or q.length - b.header > b.size or q.transport != p.transport or q.ip_length != p.ip_length \
             or (q.flags ^ p.flags) & ~FLAG_VERIFIED or q.segment_size:
+        return False
+    if word32(x + p.ip_length) != word32(y + p.ip_length):                             # ports: what tells most flows apart
         return False
     if p.flags & FLAG_V6:
         differ = word32(x) ^ word32(y)                                                 # version, traffic class, flow label
@@ -145,7 +152,6 @@ cdef inline bint follows(Burst* b, Packet* q, int k) noexcept nogil:
         differ |= load16(y + IP4_ID) ^ <uint16_t>(b.id + b.id_step * <uint32_t>k)
     x += p.ip_length
     y += p.ip_length
-    differ |= word32(x) ^ word32(y)                                                    # ports
     if p.transport == IPPROTO_UDP:
         return differ == 0 and load16(y + UDP_LENGTH) == q.length - p.ip_length and word16(y + UDP_SUM) != 0
     differ |= load32(y + TCP_SEQUENCE) ^ b.sequence
@@ -159,19 +165,26 @@ cdef inline bint follows(Burst* b, Packet* q, int k) noexcept nogil:
     return differ == 0
 
 
-cdef inline bint verified(Packet* p) noexcept nogil:
-    """Whether p's checksums are right: IPv4 header and transport. p has no IP options."""
+cdef inline void sum_common(Burst* b) noexcept nogil:
+    """Sum once what the headers of a burst have in common."""
+    cdef const uint8_t* ip = b.first.data
+    if b.first.flags & FLAG_V6:
+        b.pseudo_sum = pseudo6(ip, b.first.transport, 0)
+    else:
+        b.pseudo_sum = pseudo4(ip, 0)
+        b.ip_sum = <uint64_t>word16(ip) + word32(ip + IP4_FRAGMENT) + word32(ip + IP4_SOURCE) + word32(ip + IP4_DESTINATION)
+
+
+cdef inline bint verified(Burst* b, Packet* p) noexcept nogil:
+    """Whether the checksums of p, one of the burst, are right: IPv4 header and transport."""
+    cdef const uint8_t* ip = p.data
     cdef uint32_t n = p.length - p.ip_length
-    cdef uint64_t sum
     if p.flags & FLAG_VERIFIED:
         return True
-    if p.flags & FLAG_V6:
-        sum = pseudo6(p.data, p.transport, n)
-    else:
-        if fold(checksum_add(0, p.data, IP4_HEADER)) != 0xFFFF:
-            return False
-        sum = pseudo4(p.data, n)
-    if fold(checksum_add(sum, p.data + p.ip_length, n)) != 0xFFFF:
+    if not p.flags & FLAG_V6 \
+            and fold(b.ip_sum + word16(ip + IP4_LENGTH) + word16(ip + IP4_ID) + word16(ip + IP4_SUM)) != 0xFFFF:
+        return False
+    if fold(checksum_add(b.pseudo_sum + htons(<uint16_t>n), ip + p.ip_length, n)) != 0xFFFF:
         return False
     p.flags |= FLAG_VERIFIED
     return True
@@ -183,19 +196,15 @@ cdef inline void seal(Burst* b, virtio_net_hdr* v, uint32_t length, uint8_t ends
     cdef uint8_t* ip = p.data
     cdef uint8_t* transport = ip + p.ip_length
     cdef uint32_t n = length - p.ip_length
-    cdef uint64_t sum
     v.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM
     v.hdr_len = <uint16_t>b.header
     v.gso_size = <uint16_t>b.size
     v.csum_start = p.ip_length
     if p.flags & FLAG_V6:
         store16(ip + IP6_LENGTH, <uint16_t>n)
-        sum = pseudo6(ip, p.transport, n)
     else:
         store16(ip + IP4_LENGTH, <uint16_t>length)
-        put_sum(ip + IP4_SUM, 0)
-        put_sum(ip + IP4_SUM, <uint16_t>~fold(checksum_add(0, ip, IP4_HEADER)))
-        sum = pseudo4(ip, n)
+        put_sum(ip + IP4_SUM, <uint16_t>~fold(b.ip_sum + word16(ip + IP4_LENGTH) + word16(ip + IP4_ID)))
     if p.transport == IPPROTO_TCP:
         v.gso_type = VIRTIO_NET_HDR_GSO_TCPV6 if p.flags & FLAG_V6 else VIRTIO_NET_HDR_GSO_TCPV4
         v.csum_offset = TCP_SUM
@@ -204,4 +213,4 @@ cdef inline void seal(Burst* b, virtio_net_hdr* v, uint32_t length, uint8_t ends
         v.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4
         v.csum_offset = UDP_SUM
         store16(transport + UDP_LENGTH, <uint16_t>n)
-    put_sum(transport + v.csum_offset, fold(sum))
+    put_sum(transport + v.csum_offset, fold(b.pseudo_sum + htons(<uint16_t>n)))

@@ -6,7 +6,7 @@
 The rules are those of segmentation in the kernel: IPv4 identifications and TCP sequence numbers go up, FIN and PSH stay on the
 last segment, CWR on the first (RFC 3168 section 6.1.2), checksums are computed anew. Payloads are summed but not copied.
 
-Budget: 10 ns a segment and the sum of its payload.
+Budget: 7 ns a segment and the sum of its payload.
 """
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t

@@ -9,11 +9,11 @@ A transport checksum still to be computed stays so in the quote: it covers octet
 it, and who gets the answer looks at addresses, ports and sequence number only.
 """
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t
 from libc.string cimport memcpy, memset
 
 from .bytes cimport load16, load32, store16, store32
-from .checksum cimport checksum_add, fold, pseudo6, put_sum, word16, word32, word64
+from .checksum cimport checksum_add, fold, pseudo6, put_sum, word32, word64
 from .cut cimport CUT_ROOM, Cutter, cut_begin, cut_next
 from .ip cimport (IP4_DESTINATION, IP4_DF, IP4_FRAGMENT, IP4_HEADER, IP4_LENGTH, IP4_OFFSET, IP4_PROTOCOL, IP4_SOURCE, IP4_SUM,
                   IP4_TOS, IP4_TTL, IP6_DESTINATION, IP6_HEADER, IP6_HOPS, IP6_LENGTH, IP6_NEXT, IP6_SOURCE, IPPROTO_ICMP,

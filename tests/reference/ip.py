@@ -76,14 +76,14 @@ def wrap(v6, content, transport, id=100, **fields):
     return ip4(content, transport, id=id, **fields)
 
 
-def burst(v6, transport, payload, size, flags=ACK, id=100, seq=1000, options=b"", **fields):
+def burst(v6, transport, payload, size, flags=ACK, id=100, seq=1000, ack=7, options=b"", **fields):
     """The packets of `size` octets of payload each that carry `payload`; FIN and PSH on the last, CWR on the first."""
     packets = []
     for k, at in enumerate(range(0, len(payload), size)):
         part = payload[at:at + size]
         last = at + size >= len(payload)
         marks = flags & ~(0 if last else FIN | PSH) & ~(CWR if k else 0)
-        content = tcp(part, seq=seq + at, flags=marks, options=options) if transport == TCP else udp(part)
+        content = tcp(part, seq=seq + at, ack=ack, flags=marks, options=options) if transport == TCP else udp(part)
         packets.append(wrap(v6, content, transport, id=id + k, **fields))
     return packets
 
