@@ -21,6 +21,7 @@ from .sys cimport (MAP_SHARED, PROT_READ, PROT_WRITE, full_fence, load_acquire8,
 
 cdef uint64_t MAGIC = 0x6865616472616365        # "headrace"
 cdef size_t PAGE = 4096
+TICK_SECONDS = TICK_NS / 1e9
 cdef size_t ASLEEP = <size_t>&(<WorkerRecord*>NULL).asleep
 
 assert sizeof(Config) == 128 and sizeof(Session) == 512 and sizeof(AddressEntry) == 32

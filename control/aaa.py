@@ -1,0 +1,88 @@
+"""Who may come in and what he gets: the secrets of the configuration, profiles and pools."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import IPv4Address
+
+from .auth import Accept, AuthRequest, Reject, verify
+from .pool import Pool
+from .settings import Config, Profile, Secret
+
+SERVICES = ("any", "l2tp")
+
+
+class Authority:
+    """Local authentication and addresses."""
+
+    def __init__(self, config: Config, clock: Callable[[], float]) -> None:
+        self.clock = clock
+        self.pools: dict[str, Pool] = {}
+        self.fixed: dict[IPv4Address, str] = {}     # addresses outside the pools that are in use
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Another configuration is in force; addresses that are in use stay so."""
+        self.config = config
+        reserved = {p.local_address for p in config.profiles.values()}
+        old, self.pools = self.pools, {}
+        for name, networks in config.pools.items():
+            pool = Pool(networks, reserved, self.clock)
+            if name in old and old[name].ranges == pool.ranges:
+                pool = old[name]
+                pool.reserved = {int(a) for a in reserved}
+            self.pools[name] = pool
+        for pool in old.values():
+            for address, user in pool.taken.items():
+                if pool not in self.pools.values():
+                    self._hold(IPv4Address(address), user)
+
+    def check(self, request: AuthRequest, caller_id: str) -> tuple[Secret, str] | Reject:
+        """The secret that matches and the message for the peer, or why not. The whole name goes before the one without DOMAIN\\."""
+        secret = self.config.secrets.get(request.user) or self.config.secrets.get(request.account)
+        if secret is None:
+            return Reject(f"there is no secret for user {request.user!r}", "unknown-user")
+        if secret.service not in SERVICES:
+            return Reject(f"user {request.user!r} may not use l2tp", "service")
+        if secret.caller_id is not None and secret.caller_id != caller_id:
+            return Reject(f"user {request.user!r} may not call from {caller_id}", "caller-id")
+        message = verify(request, secret.password)
+        if message is None:
+            return Reject(f"wrong password for user {request.user!r}", "bad-password")
+        return secret, message
+
+    def profile(self, secret: Secret) -> Profile:
+        return self.config.profile_of(secret, self.config.server.l2tp.default_profile)
+
+    def grant(self, secret: Secret, profile: Profile, user: str, message: str) -> Accept | Reject:
+        """Take an address and say what the peer gets."""
+        wanted = secret.remote_address or profile.remote_address
+        if isinstance(wanted, IPv4Address):
+            if not self._hold(wanted, user):
+                return Reject(f"address {wanted} of user {user!r} is in use by {self.holder(wanted)!r}", "no-address")
+            address: IPv4Address | None = wanted
+        elif wanted is None:
+            return Reject(f"neither user {user!r} nor his profile has a remote-address", "no-address")
+        else:
+            address = self.pools[wanted].take(user)
+        if address is None:
+            return Reject(f"pool {wanted!r} has no address left", "no-address")
+        return Accept(profile.local_address, address, profile.dns_server, profile.wins_server, message)
+
+    def holder(self, address: IPv4Address) -> str | None:
+        """Who has an address now."""
+        for pool in self.pools.values():
+            if int(address) in pool.taken:
+                return pool.taken[int(address)]
+        return self.fixed.get(address)
+
+    def _hold(self, address: IPv4Address, user: str) -> bool:
+        for pool in self.pools.values():
+            if address in pool:
+                return pool.claim(address, user)
+        return self.fixed.setdefault(address, user) == user
+
+    def release(self, address: IPv4Address) -> None:
+        for pool in self.pools.values():
+            if int(address) in pool.taken:
+                pool.give(address)
+        self.fixed.pop(address, None)

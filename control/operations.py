@@ -1,0 +1,92 @@
+"""What people ask of a running concentrator: the API's verbs."""
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..fastpath.packet import Verdict
+from . import config as configuration
+from .api import Ambiguous, NotFound
+from .concentrator import Concentrator
+from .session import Session
+from .store import Store, memory
+
+log = logging.getLogger("headrace.control")
+GOODBYE = 8.0       # seconds until a session that does not end by itself is ended
+
+
+class Operations:
+    """The API's view of the concentrator (api.Concentrator)."""
+
+    def __init__(self, concentrator: Concentrator, store: Store, offload: dict[str, Any], settle: Callable[[], None]) -> None:
+        self.concentrator, self.store, self.offload, self.settle = concentrator, store, offload, settle
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Everybody who said a name, in order of arrival; calls that have not come so far with their state alone."""
+        own = self.concentrator
+        now = own.clock()
+        return [s.row(own.tables, now) for s in own.sessions.values() if not s.ended]
+
+    def find(self, name: str) -> Session:
+        """By its name, or by a user's when he has one session."""
+        own = self.concentrator
+        if name in own.names:
+            return own.names[name]
+        same = own.by_user.get(name, [])
+        if len(same) > 1:
+            raise Ambiguous(f"user {name!r} has {len(same)} sessions: {', '.join(sorted(s.name for s in same))}")
+        if not same:
+            raise NotFound(f"there is no session {name!r}")
+        return same[0]
+
+    def session(self, name: str) -> dict[str, Any]:
+        return self.find(name).row(self.concentrator.tables, self.concentrator.clock())
+
+    def failed(self) -> list[dict[str, Any]]:
+        return self.concentrator.failures.rows
+
+    def stats(self) -> dict[str, Any]:
+        """Verdicts over all workers, each worker's own counters, what offloads are in force, what the tables hold."""
+        own = self.concentrator
+        records = own.tables.worker_records()
+        verdicts = records["verdicts"].sum(axis=0)
+        columns = [n for n in records.dtype.names if n != "verdicts"]
+        return {
+            "verdicts": {Verdict(i).name.lower().replace("_", "-"): int(verdicts[i]) for i in range(1, Verdict.VERDICTS)},
+            "workers": [{c.replace("_", "-"): int(row[c]) for c in columns} for row in records],
+            "offload": self.offload,
+            "tables": {"sessions": len(own.sessions), "tunnels": len(own.endpoint), "starting": own.starting, "waiting": len(own.waiting),
+                       "max-sessions": own.ids.max_sessions, "banks": own.tables.banks},
+            "l2tp": dict(own.endpoint.counts)}
+
+    async def disconnect(self, name: str) -> dict[str, Any]:
+        """End a session with the protocol's goodbye; it is over when this returns."""
+        own, session = self.concentrator, self.find(name)
+        row = session.row(own.tables, own.clock())
+        over = own.disconnect(session, own.clock())
+        self.settle()
+        try:
+            await asyncio.wait_for(over.wait(), GOODBYE)
+        except TimeoutError:
+            if session.reason is not None:
+                own.lose(session, session.reason, own.clock())
+                self.settle()
+        return row
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the configuration again. The supervisor brings the kernel in line first; a mistake changes nothing."""
+        path = Path(os.environ["HEADRACE_CONFIG"])
+        config = configuration.load(path)
+        fd = memory("config", configuration.dump(config))
+        try:
+            self.store.put("config", fd)
+        finally:
+            os.close(fd)
+        config = configuration.restore(self.store.read("config"))
+        self.concentrator.configure(config)
+        log.info("%s was read again", path)
+        return {"file": str(path)}

@@ -1,0 +1,185 @@
+"""Control's entry: asyncio around the concentrator.
+
+    punt channel readable -> frames -> Concentrator.frame ... -> flush -> frames to the channels
+    one timer             -> Concentrator.tick            -> flush -> ...
+
+asyncio is imported here and in the API only. A channel that takes no more is written again when it can.
+"""
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+from ..fastpath.punt import Channel
+from ..fastpath.table import Tables
+from . import api, log
+from . import config as configuration
+from .concentrator import Concentrator, Frame
+from .operations import Operations
+from .settings import Config
+from .store import Store
+
+logger = logging.getLogger("headrace.control")
+
+BEAT = 0.5              # seconds between heartbeats; workers think us away after 2
+AWAY = 1.5              # a longer gap: they may have acted for us
+BATCHES = 8             # of frames that are taken before anything else gets its turn
+GOODBYE = 4.0           # seconds for the tunnels' goodbyes
+
+
+class Server:
+    """The concentrator on its descriptors."""
+
+    def __init__(self, store: Store, config: Config) -> None:
+        self.store, self.config = store, config
+        self.loop = asyncio.get_running_loop()
+        fd = store.get("tables")
+        self.tables = Tables(fd)
+        os.close(fd)
+        foreign = os.environ.get("HEADRACE_TEST_OWNER") == "other"
+        self.concentrator = Concentrator(config, self.tables, time.monotonic, foreign_owner=foreign)
+        self.operations = Operations(self.concentrator, store, json.loads(store.read("offload")), self.settle)
+        self.fds = [store.get(f"punt/{worker}/control") for worker in range(self.tables.workers)]
+        self.channels = [Channel(fd) for fd in self.fds]
+        self.unsent: list[list[Frame]] = [[] for _ in self.fds]
+        self.timer: asyncio.TimerHandle | None = None
+        self.due: float | None = None
+        self.beaten = time.monotonic()
+        self.stopping = asyncio.Event()
+
+    # -- what wakes us
+
+    def readable(self, worker: int) -> None:
+        """Frames of a worker."""
+        frame = self.concentrator.frame
+        now = time.monotonic()
+        for _ in range(BATCHES):
+            frames = self.channels[worker].receive()
+            for one in frames:
+                frame(one, now)
+            if len(frames) < 64:
+                break
+        self.settle()
+
+    def fire(self) -> None:
+        self.timer = self.due = None
+        self.concentrator.tick(time.monotonic())
+        self.settle()
+
+    def beat(self) -> None:
+        """Tell the workers that we live. After a gap they may have answered HELLOs for us: see what they expect now."""
+        now = time.monotonic()
+        gap, self.beaten = now - self.beaten, now
+        self.tables.beat(time.monotonic_ns())
+        if gap > AWAY:
+            logger.warning("control was held up for %.1f s", gap)
+            mark = self.tables.epochs()
+            until = time.monotonic() + 0.05
+            while not self.tables.passed(mark) and time.monotonic() < until:
+                time.sleep(0.0001)
+            self.concentrator.hear_workers()
+        self.loop.call_later(BEAT, self.beat)
+
+    # -- what follows
+
+    def settle(self) -> None:
+        """Let the concentrator settle, send what it wants sent, and arm the timer."""
+        now = time.monotonic()
+        self.concentrator.flush(now)
+        for worker, frames in enumerate(self.concentrator.outbox):
+            if frames:
+                self.concentrator.outbox[worker] = []
+                waiting = self.unsent[worker]
+                if waiting:
+                    waiting.extend(frames)
+                else:
+                    self.write(worker, frames)
+        due = self.concentrator.deadline()
+        if due is not None and (self.due is None or due < self.due):
+            if self.timer is not None:
+                self.timer.cancel()
+            self.due = due
+            self.timer = self.loop.call_at(max(due, now + 0.001), self.fire)
+
+    def write(self, worker: int, frames: list[Frame]) -> None:
+        done = self.channels[worker].send(frames)
+        if done < len(frames):
+            self.unsent[worker] = frames[done:]
+            self.loop.add_writer(self.fds[worker], self.writable, worker)
+
+    def writable(self, worker: int) -> None:
+        frames, self.unsent[worker] = self.unsent[worker], []
+        self.loop.remove_writer(self.fds[worker])
+        self.write(worker, frames)
+
+    # -- life
+
+    async def run(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            self.loop.add_signal_handler(number, self.stopping.set if number == signal.SIGTERM else self.reload)
+        self.beat()
+        for channel in self.channels:       # what was punted while nobody listened is stale
+            while channel.receive():
+                pass
+        old = self.concentrator.say_goodbye(time.monotonic())
+        if old:
+            logger.warning("control was restarted: saying goodbye to %d tunnel%s of before", old, "s" * (old != 1))
+        for worker, fd in enumerate(self.fds):
+            self.loop.add_reader(fd, self.readable, worker)
+        self.settle()
+        runner = await api.serve(self.operations, self.config.concentrator.run_dir / "api.sock")
+        gc.collect()
+        gc.freeze()                         # what is there now stays: the collector need not look at it again
+        gc.set_threshold(50000, 20, 50)
+        self.store.ready()
+        await self.stopping.wait()
+        self.concentrator.shut_down(time.monotonic())
+        self.settle()
+        until = time.monotonic() + GOODBYE
+        while not self.concentrator.endpoint.settled and time.monotonic() < until:
+            await asyncio.sleep(0.02)       # acknowledgments come in by `readable` meanwhile
+        await runner.cleanup()
+
+    def reload(self) -> None:
+        async def again() -> None:
+            try:
+                await self.operations.reload()
+            except Exception as error:      # a mistake in the file must not end anything
+                logger.error("the configuration stays as it was: %s", error)
+        self.reloading = self.loop.create_task(again())
+
+
+def main() -> int:
+    store = Store.from_environment()
+    config = configuration.restore(store.read("config"))
+    log.start(config.concentrator.log)
+    if os.environ.get("HEADRACE_PROFILE"):
+        return profiled(store, config, os.environ["HEADRACE_PROFILE"])
+    asyncio.run(serve(store, config))
+    return 0
+
+
+async def serve(store: Store, config: Config) -> None:
+    await Server(store, config).run()
+
+
+def profiled(store: Store, config: Config, path: str) -> int:
+    """Under cProfile, for whoever looks where control's time goes; the result lands in a file."""
+    import cProfile
+    profile: Any = cProfile.Profile()
+    with contextlib.suppress(KeyboardInterrupt):
+        profile.runcall(asyncio.run, serve(store, config))
+    profile.dump_stats(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

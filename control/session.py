@@ -1,0 +1,73 @@
+"""One subscriber: a call, its PPP link, its slot in the tables, and how people see it."""
+from __future__ import annotations
+
+import time
+from ipaddress import IPv4Address
+from typing import Any, Literal
+
+from ..fastpath.table import TICK_SECONDS
+from .address import shown
+from .l2tpevents import CallOpening
+from .link import LinkUp
+from .ppp import PPP
+from .reason import Reason
+from .settings import Profile
+
+State = Literal["starting", "authenticating", "open", "closing"]
+SERVICE = "l2tp"
+
+
+class Session:
+    """From CallOpening to CallDown."""
+
+    __slots__ = ("address", "alarm", "call", "caller_id", "ended", "generation", "link", "name", "opened", "owner", "ppp", "profile", "reason",
+                 "sequenced", "slot", "started", "state", "up_since", "user")
+
+    def __init__(self, call: CallOpening, slot: int, generation: int, owner: int, now: float) -> None:
+        self.call, self.slot, self.generation, self.owner, self.started = call, slot, generation, owner, now
+        self.caller_id = shown(call.path.peer)
+        self.ppp: PPP | None = None             # from CallUp on
+        self.link: LinkUp | None = None         # while user data flows
+        self.profile: Profile | None = None
+        self.address: IPv4Address | None = None
+        self.user, self.name = "", ""
+        self.state: State = "starting"
+        self.reason: Reason | None = None       # why it is ending
+        self.up_since = 0.0                     # monotonic, of the first LinkUp
+        self.sequenced = False
+        self.opened = False                     # its LCP was started
+        self.ended = False
+        self.alarm: float | None = None         # when the timer heap comes to it
+
+    @property
+    def label(self) -> str:
+        """How the log calls it: by name, or by where it comes from."""
+        return self.name or f"<l2tp from {self.caller_id}>"
+
+    def row(self, tables: Any, now: float) -> dict[str, Any]:
+        """The keys of `sessions --json`, and those of `monitor`; rx is from the peer."""
+        rx_packets, rx_bytes, tx_packets, tx_bytes, _, last_user = tables.counters(self.slot)
+        link = self.link
+        row: dict[str, Any] = {
+            "name": self.label, "user": self.user, "service": SERVICE, "caller-id": self.caller_id,
+            "address": str(self.address) if self.address else "", "uptime": round(now - self.up_since) if self.up_since else 0,
+            "idle-time": max(0, round(now - max(last_user * TICK_SECONDS, self.up_since or now))), "encoding": "",
+            "mtu": link.mtu if link else 0, "mru": link.mru if link else 0,
+            "rx-bytes": rx_bytes, "tx-bytes": tx_bytes, "rx-packets": rx_packets, "tx-packets": tx_packets, "state": self.state}
+        if link:
+            row |= {"local-address": str(link.local_address), "remote-address": str(link.remote_address)}
+        return row
+
+
+class Failures:
+    """The last sessions that did not come up, or were refused, and why."""
+
+    def __init__(self, most: int = 1000) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.most = most
+
+    def add(self, user: str, caller_id: str, reason: Reason) -> None:
+        if len(self.rows) >= self.most:
+            del self.rows[:self.most // 10]
+        self.rows.append({"time": round(time.time()), "user": user, "service": SERVICE, "caller-id": caller_id, "stage": reason.stage,
+                          "reason": reason.text, "code": reason.code})
