@@ -42,7 +42,8 @@ Frame = tuple[int, int, int, int, Path | None, bytes]   # kind, slot, generation
 class Concentrator:
     """All tunnels and sessions."""
 
-    def __init__(self, config: Config, tables: Any, clock: Callable[[], float], *, random: Random | None = None, foreign_owner: bool = False) -> None:
+    def __init__(self, config: Config, tables: Any, clock: Callable[[], float], *, random: Random | None = None,
+                 foreign_owner: bool = False) -> None:
         self.random = random or SystemRandom()
         self.config, self.tables, self.clock = config, tables, clock
         self.foreign_owner = foreign_owner      # a test's setting: every owner differs from the worker that received the call

@@ -49,7 +49,11 @@ class Installer:
         self.tables.configure(slot, flags=ConfigFlag.CONFIG_SEQUENCED, **template(peer_tunnel, peer_session, sequenced=True))
 
     def up(self, slot: int, peer_tunnel: int, peer_session: int, link: LinkUp, *, sequenced: bool, clamp: bool, keepalive: float) -> None:
-        flags = ConfigFlag.CONFIG_COPY_TOS | (ConfigFlag.CONFIG_CLAMP_MSS if clamp else 0) | (ConfigFlag.CONFIG_SEQUENCED if sequenced else 0)
+        flags = ConfigFlag.CONFIG_COPY_TOS
+        if clamp:
+            flags |= ConfigFlag.CONFIG_CLAMP_MSS
+        if sequenced:
+            flags |= ConfigFlag.CONFIG_SEQUENCED
         self.tables.configure(slot, flags=flags, mtu=link.mtu, mss=link.mtu - TCP_IP, keepalive=min(65535, round(keepalive * 10)),
                               address=mapped(link.remote_address), gateway=mapped(link.local_address), our_magic=link.our_magic,
                               peer_magic=link.peer_magic,

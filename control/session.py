@@ -20,8 +20,8 @@ SERVICE = "l2tp"
 class Session:
     """From CallOpening to CallDown."""
 
-    __slots__ = ("address", "alarm", "call", "caller_id", "ended", "generation", "link", "name", "opened", "owner", "ppp", "profile", "reason",
-                 "sequenced", "slot", "started", "state", "up_since", "user")
+    __slots__ = ("address", "alarm", "call", "caller_id", "ended", "generation", "link", "name", "opened", "owner", "ppp", "profile",
+                 "reason", "sequenced", "slot", "started", "state", "up_since", "user")
 
     def __init__(self, call: CallOpening, slot: int, generation: int, owner: int, now: float) -> None:
         self.call, self.slot, self.generation, self.owner, self.started = call, slot, generation, owner, now
