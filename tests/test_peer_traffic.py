@@ -1,0 +1,101 @@
+"""What crosses a tunnel that a real client dialled: files whole, packets of every size, and who is told when they are too large."""
+import re
+import subprocess
+import sys
+
+import pytest
+from peers.concentrator import LOCAL
+from peers.lab import HERE, LAN
+
+pytestmark = [pytest.mark.root, pytest.mark.peer]
+
+OCTETS = 50 * 1024 * 1024
+MTU = 1400
+SIZES = range(MTU - 3, MTU + 4)
+
+
+def transfer(lab, client, verb, port):
+    """A file between the client and the network behind the concentrator; `verb` is what the client does."""
+    other = {"send": "receive", "receive": "send"}[verb]
+    end = subprocess.Popen(["ip", "netns", "exec", lab.lan, sys.executable, str(HERE / "transfer.py"), "listen", other, LAN, str(port),
+                            str(OCTETS)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert end.stdout and end.stdout.readline() == "listening\n"
+        far = client.run(f"python3 /host{HERE}/transfer.py connect {verb} {LAN} {port} {OCTETS}", 90).check()
+        near, _ = end.communicate(timeout=30)
+    finally:
+        end.kill()
+        end.wait()
+    assert near == far and near.startswith(f"{OCTETS} "), (near, far)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_file_each_way(lab, serve, dial, workers):
+    """50 MB up and down, unharmed; with two workers, when every packet crosses a ring between them too."""
+    concentrator = serve({"workers": workers}, environment={"HEADRACE_TEST_OWNER": "other"} if workers > 1 else None)
+    client = dial("joe")
+    client.up()
+    transfer(lab, client, "send", 5001)
+    transfer(lab, client, "receive", 5002)
+    session = concentrator.session("joe")
+    assert session and session["rx-bytes"] > OCTETS and session["tx-bytes"] > OCTETS, session
+    rings = [n for name, n in numbers(concentrator.json("stats")) if re.search(r"[/_-]rings?(?![a-z])", name) and "drop" not in name]
+    assert (sum(rings) > 0) == (workers > 1), concentrator.json("stats")
+
+
+def numbers(tree, path=""):
+    """Each number in nested objects, with the path of its key."""
+    if isinstance(tree, dict | list):
+        for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from numbers(value, f"{path}/{key}")
+    elif isinstance(tree, int | float):
+        yield path.lower(), tree
+
+
+def reassembled(run):
+    """How many packets a place has put together from fragments, by its /proc/net/snmp."""
+    names, values = [line.split() for line in run("grep ^Ip: /proc/net/snmp").splitlines()]
+    return int(dict(zip(names, values, strict=True))["ReasmOKs"])
+
+
+def pings(run, to, sizes, how, before=""):
+    """One ping of each size (IP header and all), with DF ("do") or without ("dont"): what each printed."""
+    printed = run(f"for size in {' '.join(map(str, sizes))}; do {before} echo @$size; ping -c1 -W1 -M {how} -s $((size - 28)) {to}; done")
+    return {int(part.split()[0]): part for part in printed.split("@")[1:]}
+
+
+def fits(printed, limit):
+    """Each arrived that may; each other one was told that it is too large, with the MTU that would fit."""
+    for size, text in printed.items():
+        if size <= limit:
+            assert " 1 received" in text, f"{size} octets:\n{text}"
+        else:
+            found = re.search(r"mtu ?= ?(\d+)", text)
+            assert " 0 received" in text and found and int(found[1]) == limit, f"{size} octets:\n{text}"
+
+
+def test_sizes_around_the_mtu(lab, serve, dial):
+    """With DF, what does not fit is answered with the right MTU; without it, it arrives in fragments. Both directions."""
+    serve()
+    client, narrow = dial("joe", mtu=MTU), dial("ann", mtu=1300, kernel=False)
+    address, narrow_address = client.up(), narrow.up()
+
+    def inside(command):
+        return client.run(command, 30).out
+
+    def outside(command):
+        return lab.on_host(lab.lan, "bash", "-c", command, check=False).stdout
+
+    # What the sender learnt about the path hangs on its route: each ping on the host starts without.
+    forget = "ip route del default; ip route add default via 10.66.0.1;"
+    for run, far, to, before in (inside, outside, LAN, ""), (outside, inside, address, forget):
+        count = reassembled(far)
+        fits(pings(run, to, SIZES, "dont"), max(SIZES))
+        assert reassembled(far) - count >= 3, f"to {to}: the large ones came in one piece"
+        fits(pings(run, to, SIZES, "do", before), MTU)
+    fits(pings(inside, LOCAL, SIZES, "dont"), max(SIZES))
+
+    # From one client to another with a smaller MTU: the answer has to be headrace's own, and the sender's link did not cut.
+    sizes = 1299, 1300, 1301, MTU
+    fits(pings(inside, narrow_address, sizes, "dont"), MTU)
+    fits(pings(inside, narrow_address, sizes, "do", "ip route flush cache;"), 1300)
