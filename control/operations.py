@@ -44,7 +44,7 @@ class Operations:
         return same[0]
 
     def session(self, name: str) -> dict[str, Any]:
-        return self.find(name).row(self.concentrator.tables, self.concentrator.clock())
+        return self.find(name).details(self.concentrator.tables, self.concentrator.clock())
 
     def failed(self) -> list[dict[str, Any]]:
         return self.concentrator.failures.rows

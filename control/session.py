@@ -45,18 +45,21 @@ class Session:
         return self.name or f"<l2tp from {self.caller_id}>"
 
     def row(self, tables: Any, now: float) -> dict[str, Any]:
-        """The keys of `sessions --json`, and those of `monitor`; rx is from the peer."""
+        """The keys of `sessions --json`; rx is from the peer."""
         rx_packets, rx_bytes, tx_packets, tx_bytes, _, last_user = tables.counters(self.slot)
         link = self.link
-        row: dict[str, Any] = {
+        return {
             "name": self.label, "user": self.user, "service": SERVICE, "caller-id": self.caller_id,
             "address": str(self.address) if self.address else "", "uptime": round(now - self.up_since) if self.up_since else 0,
             "idle-time": max(0, round(now - max(last_user * TICK_SECONDS, self.up_since or now))), "encoding": "",
             "mtu": link.mtu if link else 0, "mru": link.mru if link else 0,
             "rx-bytes": rx_bytes, "tx-bytes": tx_bytes, "rx-packets": rx_packets, "tx-packets": tx_packets, "state": self.state}
-        if link:
-            row |= {"local-address": str(link.local_address), "remote-address": str(link.remote_address)}
-        return row
+
+    def details(self, tables: Any, now: float) -> dict[str, Any]:
+        """What `monitor` shows besides."""
+        if self.link is None:
+            return self.row(tables, now)
+        return self.row(tables, now) | {"local-address": str(self.link.local_address), "remote-address": str(self.link.remote_address)}
 
 
 class Failures:
