@@ -15,6 +15,8 @@ from .link import Link, LinkSettings, pull_packet, push_packet
 
 INITIAL, STARTING, CLOSED, STOPPED, CLOSING, STOPPING, REQ_SENT, ACK_RCVD, ACK_SENT, OPENED = range(10)
 
+FIRST_RESTART = 1.0     # seconds
+
 CONFIGURE_REQUEST, CONFIGURE_ACK, CONFIGURE_NAK, CONFIGURE_REJECT, TERMINATE_REQUEST, TERMINATE_ACK, CODE_REJECT = range(1, 8)
 
 # Footnotes: r, the restart option, and p, the passive option, are for implementations that have
@@ -370,8 +372,11 @@ class Automaton:
             self.link.send(self.PROTOCOL, answer)
 
     def _start_timer(self, now: float) -> None:
+        """The first repetition comes after a second, because many a peer's pppd is started only when the call is up and misses what
+        came before; later ones double up to the Restart timer."""
+        sent = self.settings.max_configure - self._restarts
         self._restarts -= 1
-        self.timer = now + self.settings.restart
+        self.timer = now + min(self.settings.restart, FIRST_RESTART * 2 ** min(sent, 8))
 
     def _next_identifier(self) -> int:
         self._identifier = (self._identifier + 1) & 255

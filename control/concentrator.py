@@ -72,7 +72,7 @@ class Concentrator:
         l2tp = config.server.l2tp
         own = config.concentrator.max_sessions
         self.ids.max_sessions = min(own, l2tp.max_sessions or own)
-        self.endpoint.settings = Settings(secret=l2tp.tunnel_secret, require_secret=bool(l2tp.tunnel_secret), hide=l2tp.hidden)
+        self.endpoint.configure(Settings(secret=l2tp.tunnel_secret, require_secret=bool(l2tp.tunnel_secret), hide=l2tp.hidden))
         self.link_settings = LinkSettings(mru=l2tp.max_mru, mtu=l2tp.max_mtu, authentication=l2tp.authentication)
         self.authority.configure(config)
 
@@ -101,7 +101,8 @@ class Concentrator:
         """One frame that a worker punted."""
         kind, worker, slot, generation, protocol, path, payload = frame
         if kind == PuntKind.PUNT_L2TP:
-            self.endpoint.receive(Path(*path, worker), payload, now)
+            port, local, local_port, peer, peer_port = path
+            self.endpoint.receive(Path(port, local, local_port, peer, peer_port, worker), payload, now)
             return
         session = self.sessions.get(slot)
         if session is None or session.generation != generation:

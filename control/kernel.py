@@ -56,6 +56,7 @@ class Kernel:
                 log.warning("gso_max_size of %s stays as it is: %s", interface, error)
         # the interface's own settings go with it: nothing to undo
         for path, value in (("ipv4/conf/{}/forwarding", "1"), ("ipv4/conf/{}/send_redirects", "0"), ("ipv4/conf/{}/rp_filter", "0"),
+                            ("ipv4/conf/{}/accept_local", "1"),     # our ICMP answers come in there, from our own address
                             ("ipv6/conf/{}/accept_ra", "0"), ("ipv6/conf/{}/forwarding", "1")):
             self._write(SYSCTL / "net" / path.format(interface), value)
 

@@ -72,6 +72,10 @@ class Endpoint(Machine):
         self._serial = 0
         self._ignored_at = -NEVER
 
+    def configure(self, settings: Settings) -> None:
+        """Other settings are in force from now on."""
+        self.settings, self._secret = settings, settings.secret.encode()
+
     def __len__(self) -> int:
         """Tunnels, those that are closing among them."""
         return len(self._tunnels)

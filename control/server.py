@@ -32,7 +32,7 @@ logger = logging.getLogger("headrace.control")
 BEAT = 0.5              # seconds between heartbeats; workers think us away after 2
 AWAY = 1.5              # a longer gap: they may have acted for us
 BATCHES = 8             # of frames that are taken before anything else gets its turn
-GOODBYE = 4.0           # seconds for the tunnels' goodbyes
+GOODBYE = 2.5           # seconds for the tunnels' goodbyes: two repetitions
 
 
 class Server:

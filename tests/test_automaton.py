@@ -133,7 +133,7 @@ def test_requests_are_repeated_max_configure_times_and_unchanged(layer):
         layer.tick(now - 0.01)
         layer.tick(now)
     assert len(layer.link.sent) == 4 and len(set(layer.link.sent)) == 1
-    assert (now, layer.state, layer.link.said) == (12.0, STOPPED, ["finished"])
+    assert (now, layer.state, layer.link.said) == (1.0 + 2.0 + 3.0 + 3.0, STOPPED, ["finished"])
 
 
 def test_terminate_requests_are_repeated_max_terminate_times(layer):

@@ -4,12 +4,11 @@ import os
 import stat
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from headrace.fastpath import table
 from headrace.fastpath.packet import Kind
 from headrace.fastpath.table import State
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 PATH = (0, bytes(10) + b"\xff\xff\x0a\x00\x00\x01", 1701, bytes(10) + b"\xff\xff\x0a\x00\x00\x02", 40000)
 

@@ -3,7 +3,6 @@ import socket
 import struct
 
 import pytest
-
 from headrace.fastpath.packet import Verdict
 from headrace.fastpath.table import State
 from rig.forwarder import NEEDS_CSUM, TCPV4, Bench, checksum, ipv4, mapped, tcp, udp
@@ -175,7 +174,8 @@ def test_mss_is_clamped_both_ways(bench):
 def test_echo_is_answered_by_the_worker(bench):
     bench.session()
     bench.send(b"\xc0\x21" + struct.pack("!BBHI", 9, 7, 12, 0x22222222) + b"data")
-    assert bench.peer.recv(2000) == struct.pack("!HHH", 2, 9, 8) + b"\xff\x03\xc0\x21" + struct.pack("!BBHI", 10, 7, 12, 0x11111111) + b"data"
+    answer = struct.pack("!BBHI", 10, 7, 12, 0x11111111) + b"data"
+    assert bench.peer.recv(2000) == struct.pack("!HHH", 2, 9, 8) + b"\xff\x03\xc0\x21" + answer
     bench.wait_verdict("ECHO")
 
 
@@ -203,7 +203,8 @@ def test_control_messages_are_punted_with_their_path(bench):
 def test_sequenced_data(bench):
     bench.session(sequenced=True)
     for ns in (0, 1, 3, 2, 3, 4):
-        bench.send(IP + udp("10.67.0.2", "10.0.0.1", bytes([ns]), sport=100 + ns), head=struct.pack("!HHHHH", 0x0802, 1, 1, ns, 0) + b"\xff\x03")
+        head = struct.pack("!HHHHH", 0x0802, 1, 1, ns, 0) + b"\xff\x03"
+        bench.send(IP + udp("10.67.0.2", "10.0.0.1", bytes([ns]), sport=100 + ns), head=head)
     assert [bench.inner_read()[1][-1] for _ in range(4)] == [0, 1, 3, 4]
     bench.wait_verdict("DROP_SEQUENCE", 2)
     for i in range(3):

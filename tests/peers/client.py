@@ -31,7 +31,7 @@ class Client:
         daemon = (f"[global]\nlisten-addr = {self.outer}\nauth file = {self.folder}/l2tp-secrets\n"
                   f"debug tunnel = yes\ndebug state = yes\nforce userspace = {'no' if kernel else 'yes'}\n"
                   f"[lac x]\nlns = {'127.0.0.1' if relay else lns}\npppoptfile = {self.folder}/options\nautodial = yes\n{tunnel}\n")
-        secrets = f'* * "{secret}"\n' if secret else ""
+        secrets = f"* * {secret}\n" if secret else ""
         files = {"options": options, "xl2tpd.conf": daemon, "l2tp-secrets": secrets}
         script = "".join(f"printf %s {shlex.quote(text)} >{self.folder}/{name}\n" for name, text in files.items())
         lab.guest.run(f"""set -e

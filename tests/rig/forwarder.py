@@ -43,7 +43,8 @@ def udp(src: str, dst: str, payload: bytes, sport: int = 1000, dport: int = 2000
     return ipv4(src, dst, struct.pack("!HHHH", sport, dport, n, c) + payload, **kw)
 
 
-def tcp(src: str, dst: str, payload: bytes, seq: int, *, flags: int = 0x10, options: bytes = b"", sport: int = 1000, dport: int = 2000, **kw) -> bytes:
+def tcp(src: str, dst: str, payload: bytes, seq: int, *, flags: int = 0x10, options: bytes = b"", sport: int = 1000, dport: int = 2000,
+        **kw) -> bytes:
     size = 20 + len(options)
     head = struct.pack("!HHIIBBHHH", sport, dport, seq & 0xFFFFFFFF, 7, size // 4 << 4, flags, 5000, 0, 0) + options
     pseudo = socket.inet_aton(src) + socket.inet_aton(dst) + struct.pack("!BBH", 0, 6, size + len(payload))
@@ -102,8 +103,8 @@ class Bench:
             self.keep(s)
         return a, b
 
-    def session(self, tunnel=1, session=1, address="10.67.0.2", *, owner=0, peer=None, peer_tunnel=9, peer_session=8, mtu=1400, state=State.OPEN,
-                flags=2, keepalive=0, sequenced=False, tos=0):
+    def session(self, tunnel=1, session=1, address="10.67.0.2", *, owner=0, peer=None, peer_tunnel=9, peer_session=8, mtu=1400,
+                state=State.OPEN, flags=2, keepalive=0, sequenced=False, tos=0):
         """Install an open session; returns (slot, generation)."""
         host, port = (peer or self.peer).getsockname()
         head = struct.pack("!HHH", 0x0802 if sequenced else 2, peer_tunnel, peer_session) + (bytes(4) if sequenced else b"")
