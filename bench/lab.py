@@ -87,7 +87,7 @@ class Namespace:
             raise LabError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
-    def spawn(self, command: list[str], cpu: int, **options: Any) -> subprocess.Popen[str]:
+    def spawn(self, command: list[str], cpu: int | None, **options: Any) -> subprocess.Popen[str]:
         """A process that stays until `close`, or until this process is gone."""
         with self.entered(cpu):
             process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], text=True, cwd="/", **options)

@@ -1,0 +1,138 @@
+"""`headrace serve` as a bench needs it: in a namespace, with a generated configuration, asked through its API.
+
+    with Concentrator(lab.host, users=60000) as concentrator:
+        concentrator.get("stats")
+        concentrator.pids()             # of each role, for who measures what they use
+"""
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .lab import LabError, Namespace, end
+
+PASSWORD = "bench secret"
+INSIDE = "10.67.0.1"                    # its own inner address; sessions have others of the same pool
+POOLS = ["10.67.0.0/16", "10.68.0.0/16"]
+START, STOP = 30.0, 20.0                # seconds for each, at most
+ROLES = ("supervisor", "control", "forwarder")
+
+
+def user(number: int) -> str:
+    """The name of the user with this number, from 0; all have the same PASSWORD."""
+    return f"u{number}"
+
+
+def configuration(run_dir: Path, concentrator: dict[str, Any], server: dict[str, Any]) -> dict[str, Any]:
+    """All but the users; the arguments are keys of [concentrator] and [server.l2tp] that shall be others."""
+    return {
+        "concentrator": {"interface": "hr0", "workers": 1, "run-dir": str(run_dir), "log": "info", **concentrator},
+        "pools": {"clients": POOLS},
+        "profiles": {"default": {"local-address": INSIDE, "remote-address": "clients"}},
+        "server": {"l2tp": {"enabled": True, "listen": ["0.0.0.0:1701"], "authentication": ["mschap2", "mschap1", "chap", "pap"],
+                            "default-profile": "default", **server}},
+    }
+
+
+def toml(table: dict[str, Any], path: str = "") -> str:
+    """A nested table as TOML; JSON's strings, numbers and arrays are TOML's too."""
+    text = f"[{path}]\n" if path else ""
+    text += "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items() if not isinstance(value, dict))
+    return text + "".join(toml(value, f"{path}.{key}" if path else key) for key, value in table.items() if isinstance(value, dict))
+
+
+class API(http.client.HTTPConnection):
+    """HTTP over the concentrator's Unix socket."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self.path))
+
+
+class Concentrator:
+    """Started and answering once constructed; `stop` ends it and takes its files away."""
+
+    def __init__(self, side: Namespace, *, users: int = 1, concentrator: dict[str, Any] | None = None,
+                 server: dict[str, Any] | None = None, environment: dict[str, str] | None = None, cpu: int | None = None) -> None:
+        """`users`: how many may log in (`user`, PASSWORD). `cpu`: where all of it runs unless `environment` pins its parts
+        (HEADRACE_FORWARDER_CPUS, HEADRACE_CONTROL_CPUS)."""
+        memory = Path("/dev/shm")               # where /run is on a disk, the tables file would be written to it
+        self.folder = Path(tempfile.mkdtemp(prefix="headrace-bench-", dir=memory if memory.is_dir() else None))
+        self.run_dir, self.file, self.log = self.folder / "run", self.folder / "headrace.toml", self.folder / "log"
+        config = toml(configuration(self.run_dir, concentrator or {}, server or {}))
+        self.file.touch(mode=0o600)
+        self.file.write_text(config + "[secrets]\n" + "".join(f'{user(n)} = {{password = "{PASSWORD}"}}\n' for n in range(users)))
+        with open(self.log, "wb") as log:
+            self.process = side.spawn([sys.executable, "-m", "headrace.control", "serve", "-c", str(self.file)], cpu,
+                                      stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                                      env={**os.environ, **(environment or {})})
+        try:
+            self.wait("its API", self._answers, START)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _answers(self) -> bool:
+        if self.process.poll() is not None:
+            raise LabError(f"headrace serve ended with status {self.process.returncode}: {self.last_words()}")
+        try:
+            self.get("stats")
+        except (OSError, http.client.HTTPException):
+            return False
+        return True
+
+    def wait(self, what: str, condition: Callable[[], bool], seconds: float) -> None:
+        """Until it is true; LabError when that takes too long."""
+        until = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > until:
+                raise LabError(f"waited {seconds:g} s for {what} in vain: {self.last_words()}")
+            time.sleep(0.05)
+
+    def last_words(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+    def get(self, path: str, timeout: float = 30) -> Any:
+        """GET /v1/<path>, decoded."""
+        api = API(self.run_dir / "api.sock", timeout)
+        try:
+            api.request("GET", f"/v1/{path}")
+            response = api.getresponse()
+            body = response.read()
+        finally:
+            api.close()
+        if response.status != 200:
+            raise LabError(f"GET /v1/{path}: {response.status} {body!r}")
+        return json.loads(body)
+
+    def pids(self) -> dict[str, int]:
+        """The process of each role."""
+        found = json.loads((self.run_dir / "pids").read_text())
+        return {role: found[role] for role in ROLES}
+
+    def stop(self) -> None:
+        """Goodbye to every tunnel, then nothing is left."""
+        end(self.process, STOP)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Concentrator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
