@@ -247,8 +247,9 @@ class Concentrator:
     def link_up(self, session: Session, event: LinkUp, now: float) -> None:
         call, profile = session.call, session.profile
         assert profile is not None              # nothing is up that was not authenticated
+        l2tp = self.config.server.l2tp
         self.installer.up(session.slot, call.peer_tunnel_id, call.peer_session_id, event, sequenced=session.sequenced,
-                          clamp=profile.change_tcp_mss, keepalive=self.config.server.l2tp.keepalive_timeout)
+                          clamp=profile.change_tcp_mss, keepalive=l2tp.keepalive_timeout, dscp=l2tp.dscp)
         self.outbox[session.owner].append((PuntKind.PUNT_ARM, session.slot, session.generation, 0, None, b""))
         if not session.up_since:
             self.starting -= 1

@@ -51,6 +51,7 @@ max-mtu = 1450
 max-mru = 1450
 keepalive-timeout = "30s"       # silence after which a peer is asked, and then taken for gone; 0s: never
 max-sessions = 0                # 0: as many as [concentrator] allows
+dscp = "inherit"                # of the outer packets: the inner packet's, or 0 to 63
 tunnel-secret = ""              # a secret that the tunnel's other end must know too
 hidden = false                  # hide the AVPs that we send, with that secret
 """

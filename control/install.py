@@ -48,13 +48,15 @@ class Installer:
         """Data messages carry Ns from now on, both ways."""
         self.tables.configure(slot, flags=ConfigFlag.CONFIG_SEQUENCED, **template(peer_tunnel, peer_session, sequenced=True))
 
-    def up(self, slot: int, peer_tunnel: int, peer_session: int, link: LinkUp, *, sequenced: bool, clamp: bool, keepalive: float) -> None:
-        flags = ConfigFlag.CONFIG_COPY_TOS
-        if clamp:
-            flags |= ConfigFlag.CONFIG_CLAMP_MSS
+    def up(self, slot: int, peer_tunnel: int, peer_session: int, link: LinkUp, *, sequenced: bool, clamp: bool, keepalive: float,
+           dscp: int | str) -> None:
+        flags = ConfigFlag.CONFIG_CLAMP_MSS if clamp else 0
+        if dscp == "inherit":
+            flags |= ConfigFlag.CONFIG_COPY_DSCP
         if sequenced:
             flags |= ConfigFlag.CONFIG_SEQUENCED
-        self.tables.configure(slot, flags=flags, mtu=link.mtu, mss=link.mtu - TCP_IP, keepalive=min(65535, round(keepalive * 10)),
+        self.tables.configure(slot, flags=flags, tos=int(dscp) << 2 if dscp != "inherit" else 0, mtu=link.mtu, mss=link.mtu - TCP_IP,
+                              keepalive=min(65535, round(keepalive * 10)),
                               address=mapped(link.remote_address), gateway=mapped(link.local_address), our_magic=link.our_magic,
                               peer_magic=link.peer_magic,
                               **template(peer_tunnel, peer_session, sequenced=sequenced, acfc=link.acfc, pfc=link.pfc))

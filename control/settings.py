@@ -91,6 +91,12 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def _dscp(value: Any) -> int | str:
+    if value == "inherit" or (type(value) is int and 0 <= value <= 63):
+        return value
+    raise ValueError('must be "inherit" or a number from 0 to 63')
+
+
 Duration = Annotated[float, BeforeValidator(duration.parse)]
 Listener = Annotated[str, BeforeValidator(_listener)]
 Address = Annotated[IPv4Address, BeforeValidator(_address), PlainSerializer(str)]
@@ -99,6 +105,7 @@ PoolOrAddress = Annotated[IPv4Address | str, BeforeValidator(_pool_or_address), 
 Interface = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,15}$")]
 Mtu = Annotated[StrictInt, Field(ge=576, le=1500)]
 Method = Literal["mschap2", "mschap1", "chap", "pap"]
+Dscp = Annotated[Literal["inherit"] | int, BeforeValidator(_dscp)]
 
 
 class Table(BaseModel):
@@ -157,6 +164,7 @@ class L2tp(Table):
     max_mru: Mtu = 1450
     keepalive_timeout: Duration = 30.0
     max_sessions: Annotated[StrictInt, Field(ge=0, le=1_000_000)] = 0
+    dscp: Dscp = "inherit"
     tunnel_secret: str = Field(default="", repr=False)
     hidden: StrictBool = False
 

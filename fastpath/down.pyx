@@ -22,7 +22,7 @@ from .port cimport count, full, push, scratch, transmit
 from .ring cimport lend
 from .sys cimport (VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, iovec, load_acquire8, load_acquire32, prefetch, prefetch_write,
                    read, virtio_net_hdr, writev)
-from .table cimport CONFIG_CLAMP_MSS, CONFIG_COPY_TOS, OPEN, Config, Session, by_address, config_of, prefetch_address
+from .table cimport CONFIG_CLAMP_MSS, CONFIG_COPY_DSCP, OPEN, Config, Session, by_address, config_of, prefetch_address
 from .worker cimport ARENA, ARENAS, HEADROOM, Out, Worker
 
 cdef enum:
@@ -191,8 +191,8 @@ cdef inline uint8_t* put_template(uint8_t* at, Session* s, const Config* c) noex
 
 
 cdef inline uint16_t outer_tos(const Packet* p) noexcept nogil:
-    """The session's setting, or the inner DSCP and ECN bits (RFC 2983 uniform model, RFC 6040 section 4.1)."""
-    return p.data[1] if p.config.flags & CONFIG_COPY_TOS else p.config.tos
+    """The inner DSCP, or the session's setting; ECN is the inner one (RFC 6040 section 4.1, normal mode)."""
+    return p.data[1] if p.config.flags & CONFIG_COPY_DSCP else p.config.tos | p.data[1] & 3
 
 
 cdef inline void single(Worker* w, Packet* p) noexcept nogil:

@@ -32,7 +32,7 @@ cpdef enum ConfigFlag:
     CONFIG_ADMIT_ANY = 1      # any inner source address
     CONFIG_CLAMP_MSS = 2
     CONFIG_SEQUENCED = 4      # L2TP data carries Ns, both ways
-    CONFIG_COPY_TOS = 8       # the outer TOS is the inner one (RFC 2983 section 4, RFC 6040 section 4.1)
+    CONFIG_COPY_DSCP = 8      # the outer DSCP is the inner one (RFC 2983); ECN always is (RFC 6040 section 4.1)
 
 # Where datagrams come from and go to. Addresses are 16 octets, IPv4 as ::ffff:a.b.c.d; ports in host order.
 cdef struct Path:
@@ -52,7 +52,7 @@ cdef struct Config:           # 128 octets
     uint8_t ppp_at            # where in the template PPP's header begins
     uint8_t ns_at             # where in the template Ns is patched; 0: nowhere
     uint8_t length_at         # where the datagram's length is patched; 0: nowhere
-    uint8_t tos               # the outer TOS, unless CONFIG_COPY_TOS
+    uint8_t tos               # the outer DSCP in its place, unless CONFIG_COPY_DSCP
     uint8_t pad0
     uint16_t mtu              # the largest inner packet toward the peer
     uint16_t mss              # to which TCP's MSS is clamped, IPv4; IPv6 gets 20 less

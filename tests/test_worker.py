@@ -98,6 +98,15 @@ def test_user_data_goes_down_with_the_template(bench):
     assert bench.tables.counters(bench.tables.slot(1, 1))[2:4] == (1, len(packet))
 
 
+@pytest.mark.parametrize("flags, setting, inner, outer", [(8, 0, 0xB9, 0xB9), (0, 0x28, 0xB9, 0x29), (0, 0, 0xB8, 0)])
+def test_dscp_is_inherited_or_set_and_ecn_always_inherited(bench, flags, setting, inner, outer):
+    bench.session(flags=flags, tos=setting)
+    bench.peer.setsockopt(socket.IPPROTO_IP, 13, 1)      # IP_RECVTOS
+    bench.inner_write(udp("10.0.0.1", "10.67.0.2", b"x", tos=inner))
+    _, ancillary, _, _ = bench.peer.recvmsg(2000, 100)
+    assert ancillary[0][2][0] == outer
+
+
 def test_no_route(bench):
     bench.inner_write(udp("10.0.0.1", "10.67.0.2", b"x"))
     bench.wait_verdict("DROP_NO_ROUTE")

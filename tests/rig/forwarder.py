@@ -52,6 +52,11 @@ def tcp(src: str, dst: str, payload: bytes, seq: int, *, flags: int = 0x10, opti
     return ipv4(src, dst, head[:16] + struct.pack("!H", c) + head[18:] + payload, 6, **kw)
 
 
+def enlarge(sock: socket.socket) -> None:
+    """Room for a burst that is read only later."""
+    sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE if os.geteuid() == 0 else socket.SO_RCVBUF, 8 << 20)
+
+
 class Bench:
     """`workers` workers, one listener on 127.0.0.1, sessions of a peer whose socket is `peer`."""
 
@@ -69,7 +74,7 @@ class Bench:
         for _ in range(workers):
             wire = self.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            wire.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE if os.geteuid() == 0 else socket.SO_RCVBUF, 8 << 20)
+            enlarge(wire)
             wire.bind(address)
             address = wire.getsockname()
             wire.setsockopt(17, 104, 1)          # UDP_GRO
@@ -84,6 +89,7 @@ class Bench:
                           "listeners": [(wire.fileno(), socket.AF_INET, False, mapped("127.0.0.1"), address[1])]})
         self.address = address
         self.peer = self.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        enlarge(self.peer)
         self.peer.bind(("127.0.0.1", 0))
         self.peer.settimeout(5)
         self.forwarder = worker.Forwarder(self.tables, ports, spin_ns=spin_ns, gso=gso, merge=merge)
