@@ -4,39 +4,50 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(wildcard fastpath/*.pyx fastpath/*.pxd bench/*.pyx bench/*.pxd)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
-SANITIZERS = $(shell gcc -print-file-name=libasan.so) $(shell gcc -print-file-name=libubsan.so)
+PIP := $(BIN)/pip -q --disable-pip-version-check install
+APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300
 
-.PHONY: build run test bench lint sanitize clean
+# Shell: go on only as root, or with sudo; and install the Debian packages in $$missing.
+ROOT = [ -z "$(SUDO)" ] || command -v sudo >/dev/null || { echo "this needs root: run make as root, or install sudo" >&2; exit 1; }
+INSTALL = command -v apt-get >/dev/null || { echo "this needs what Debian calls $$missing" >&2; exit 1; }; \
+	$(ROOT); $(APT) update >/dev/null && $(APT) install -y --no-install-recommends $$missing
+
+.PHONY: build run test bench lint sanitize packages root clean
 build: $(VENV)/.built
 
 # The interpreter's headers and venv are packages of their own on Debian; everything else comes from PyPI.
 $(VENV)/.made: pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, os, sysconfig as s; assert os.path.exists(s.get_path("include") + "/Python.h")' 2>/dev/null \
-	  && command -v gcc ip >/dev/null \
-	  || { $(SUDO) apt-get -q update && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends \
-	       python3-venv python3-dev gcc libc6-dev iproute2; }
+	  && command -v gcc >/dev/null || { missing="python3-venv python3-dev gcc libc6-dev"; $(INSTALL); }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip -q --disable-pip-version-check install 'setuptools>=77' 'cython>=3.1' wheel
-	$(BIN)/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print("\n".join(p["dependencies"] + p["optional-dependencies"]["test"] + p["optional-dependencies"]["lint"]))' > $(VENV)/requirements
-	$(BIN)/pip -q --disable-pip-version-check install -r $(VENV)/requirements
+	@$(BIN)/python -c 'import tomllib; t = tomllib.load(open("pyproject.toml", "rb")); p = t["project"]; more = p["optional-dependencies"]; \
+	  print("\n".join(t["build-system"]["requires"] + p["dependencies"] + more["test"] + more["lint"]))' > $(VENV)/requirements
+	$(PIP) -r $(VENV)/requirements
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.made $(SOURCES)
-	$(BIN)/pip -q --disable-pip-version-check install --no-build-isolation --no-deps -e .
+	$(PIP) --no-build-isolation --no-deps -e .
 	@touch $@
 
-run: build
+run: build root
 	@$(SUDO) $(BIN)/headrace run
 
-test: build
+test: build packages
 	$(SUDO) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench: build
+bench: build packages
 	$(SUDO) $(BIN)/python -m headrace.bench.wire $(BENCH_ARGS)
 
 lint: build
 	$(BIN)/ruff check .
 	MYPYPATH=build/pxd $(BIN)/mypy --namespace-packages --explicit-package-bases -p headrace.control
+
+root:
+	@$(ROOT)
+
+packages: root
+	@missing=$$(while read -r name file; do case $$name in \#*) ;; *) [ -e "$$file" ] || echo "$$name" ;; esac; done < tests/packages); \
+	  [ -z "$$missing" ] || { missing=$$(echo $$missing); $(INSTALL); }
 
 clean:
 	rm -rf build .venv *.egg-info fastpath/*.so bench/*.so
