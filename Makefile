@@ -10,7 +10,7 @@ APT := $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Time
 # Shell: go on only as root, or with sudo; and install the Debian packages in $$missing.
 ROOT = [ -z "$(SUDO)" ] || command -v sudo >/dev/null || { echo "this needs root: run make as root, or install sudo" >&2; exit 1; }
 INSTALL = command -v apt-get >/dev/null || { echo "this needs what Debian calls $$missing" >&2; exit 1; }; \
-	$(ROOT); $(APT) update >/dev/null && $(APT) install -y --no-install-recommends $$missing
+	$(ROOT); echo "installing $$missing"; $(APT) update >/dev/null && $(APT) install -y --no-install-recommends $$missing >/dev/null
 
 .PHONY: build run test bench lint sanitize packages root clean
 build: $(VENV)/.built
@@ -40,7 +40,7 @@ bench: build packages
 
 lint: build
 	$(BIN)/ruff check .
-	MYPYPATH=build/pxd $(BIN)/mypy --namespace-packages --explicit-package-bases -p headrace.control
+	MYPYPATH=build/pxd $(BIN)/mypy --namespace-packages --explicit-package-bases -p headrace.control -p headrace.bench
 
 root:
 	@$(ROOT)

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+from typing import Any
 
 from ..fastpath.table import Tables
 from ..fastpath.worker import Forwarder
@@ -28,7 +29,7 @@ def build(store: Store, config: Config) -> Forwarder:
     os.close(fd)
     tables.forwarder_gone()      # our predecessor was reaped before we were started: none of its workers holds a pointer
     offload = json.loads(store.read("offload"))
-    ports = []
+    ports: list[dict[str, Any]] = []
     for worker in range(own.workers):
         listeners = []
         for listen in l2tp.listen if l2tp.enabled else ():

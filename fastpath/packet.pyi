@@ -1,0 +1,42 @@
+from enum import IntEnum
+
+class Kind(IntEnum):
+    KIND_NONE = 0
+    KIND_L2TP = 1
+
+class Verdict(IntEnum):
+    PASS = 0
+    UP = 1
+    DOWN = 2
+    PUNT = 3
+    ECHO = 4
+    HELLO = 5
+    HANDED = 6
+    FRAGMENTED = 7
+    TOO_BIG = 8
+    DROP_SHORT = 9
+    DROP_VERSION = 10
+    DROP_LENGTH = 11
+    DROP_OFFSET = 12
+    DROP_NO_SESSION = 13
+    DROP_PEER = 14
+    DROP_NOT_OPEN = 15
+    DROP_SEQUENCE = 16
+    DROP_IP = 17
+    DROP_SPOOF = 18
+    DROP_ECN = 19
+    DROP_NO_ROUTE = 20
+    DROP_TOO_BIG = 21
+    DROP_SEGMENT = 22
+    DROP_RING = 23
+    DROP_PUNT = 24
+    DROP_INNER = 25
+    DROP_WIRE = 26
+    VERDICTS = 27
+
+class Flag(IntEnum):
+    FLAG_CSUM = 1
+    FLAG_DF = 2
+    FLAG_V6 = 4
+    FLAG_FRAGMENT = 8
+    FLAG_VERIFIED = 16

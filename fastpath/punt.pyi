@@ -1,0 +1,17 @@
+from enum import IntEnum
+from typing import Any, TypeVar
+
+from .table import Path
+
+class PuntKind(IntEnum):
+    PUNT_L2TP = 1
+    PUNT_PPP = 2
+    PUNT_DEAD = 3
+    PUNT_ARM = 4
+
+Frame = TypeVar("Frame", bound=tuple[int, int, int, int, tuple[Any, ...] | None, bytes])
+
+class Channel:
+    def __init__(self, fd: int) -> None: ...
+    def receive(self) -> list[tuple[int, int, int, int, int, Path | None, bytes]]: ...
+    def send(self, frames: list[Frame]) -> int: ...
