@@ -2,7 +2,7 @@
 library for hosts whose CPU has more state than User-Mode Linux knows (xstate.c).
 
 All of it is made once and kept in $PEERS_CACHE, by default /var/tmp/ppp-peers: about 255 MB, half a
-minute. Missing host packages are installed by apt.
+minute. What the host lacks for it, `make packages` installs.
 """
 from __future__ import annotations
 
@@ -14,10 +14,7 @@ import subprocess
 from pathlib import Path
 
 CACHE = Path(os.environ.get("PEERS_CACHE", "/var/tmp/ppp-peers"))
-HOST_PACKAGES = {
-    "user-mode-linux": "/usr/bin/linux.uml", "mmdebstrap": "/usr/bin/mmdebstrap", "iproute2": "/usr/sbin/ip",
-    "iputils-ping": "/usr/bin/ping", "procps": "/usr/sbin/sysctl", "gcc": "/usr/bin/gcc", "libc6-dev": "/usr/include/elf.h",
-}
+TREE = Path(__file__).parents[2]
 GUEST_PACKAGES = ["ppp", "pptpd", "pptp-linux", "xl2tpd", "pppoe", "sstp-client", "strongswan-starter",
                   "strongswan-charon", "strongswan-swanctl", "libstrongswan-standard-plugins",
                   "libcharon-extra-plugins", "iperf3", "iproute2", "iputils-ping", "kmod", "tcpdump",
@@ -48,11 +45,7 @@ def prepare() -> tuple[Path, Path]:
     CACHE.mkdir(parents=True, exist_ok=True)
     with open(CACHE / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not all(os.path.exists(path) for path in HOST_PACKAGES.values()):
-            env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            apt = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300"]
-            sh(*apt, "update", env=env)
-            sh(*apt, "install", "-y", "--no-install-recommends", *HOST_PACKAGES, env=env)
+        sh("make", "-s", "-C", str(TREE), "packages")
         return _root(), _library()
 
 
