@@ -262,7 +262,7 @@ cdef class Tables:
             raise ValueError(f"no room for more than {index.live} prefixes")
         if length not in index.lengths[:index.lengths_used]:
             self._rebuild(length)
-        elif index.used >= h.capacity // 4 * 3 and index.used - index.live > h.capacity // 8:
+        elif index.used >= h.capacity // 4 * 3 and index.used - index.live >= h.capacity // 8:   # a search ends at an unused entry
             self._rebuild(-1)
         put_entry(self.table.addresses[h.active & 1], self.table.address_mask, &h.index[h.active & 1], key, length, slot)
 

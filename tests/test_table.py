@@ -134,6 +134,19 @@ def test_the_index_says_when_it_is_full(tmp_path):
     assert tables.lookup((3).to_bytes(16)) == 1 and tables.lookup((4999).to_bytes(16)) == 0
 
 
+def test_a_search_ends_in_a_full_index(tmp_path):
+    """However many prefixes and tombstones there are, one entry is unused: a worker must not search for ever."""
+    tables = make(tmp_path / "t", 10)
+    for i in range(129):
+        tables.insert(i.to_bytes(16), 128, 1)
+    for i in range(1, 129):
+        tables.delete(i.to_bytes(16), 128, 1)
+    with pytest.raises(ValueError, match="no room"):
+        for i in range(1000, 3000):
+            tables.insert(i.to_bytes(16), 128, 1)
+    assert tables.lookup((5555).to_bytes(16)) == 0
+
+
 def test_unknown_field_and_oversize_template(tables):
     with pytest.raises(TypeError):
         tables.publish(Kind.KIND_L2TP, 1, 1, 0, PATH, colour=3)
