@@ -7,10 +7,11 @@ tunnels and links alive: messages of known tunnels, and deaths.
 import socket
 
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from .bytes cimport load16, store16, store32
+from .l2tp cimport L2TP_L
 from .packet cimport DROP_LENGTH, DROP_NO_SESSION, DROP_PUNT, HELLO, PUNT
 from .port cimport count, full, push, scratch, transmit
 from .sys cimport (EINTR, MSG_DONTWAIT, SIOCOUTQ, errno, ioctl, iovec, load_acquire8, load_acquire64, mmsghdr, recvmmsg, sendmmsg)
@@ -59,7 +60,8 @@ cdef PuntHeader* queue(Worker* w, uint8_t kind, const uint8_t* p, size_t n) noex
 
 cdef void punt_l2tp(Worker* w, const uint8_t* p, size_t n, const Path* path) noexcept nogil:
     """An L2TP control message; a HELLO is acknowledged here while control is away."""
-    if w.now_ns - load_acquire64(&w.table.header.heartbeat) > STALE_NS and acknowledge_hello(w, p, n, path):
+    # signed: the heartbeat may be younger than this pass
+    if <int64_t>(w.now_ns - load_acquire64(&w.table.header.heartbeat)) > STALE_NS and acknowledge_hello(w, p, n, path):
         return
     if n > FRAME - sizeof(PuntHeader):
         count(w, DROP_LENGTH, 1)
@@ -125,9 +127,14 @@ cdef inline bint same_peer(const Path* a, const Path* b) noexcept nogil:
 cdef bint keeps_alive(Worker* w, int i) noexcept nogil:
     """Whether frame i must get through when there is little room."""
     cdef const uint8_t* p = <const uint8_t*>w.punt_iov[2 * i + 1].iov_base
-    if w.punt_headers[i].kind == PUNT_DEAD:
+    cdef PuntHeader* h = &w.punt_headers[i]
+    cdef Tunnel* t
+    if h.kind == PUNT_DEAD:
         return True
-    return w.punt_headers[i].kind == PUNT_L2TP and w.punt_headers[i].length >= 6 and load16(p + 4) != 0
+    if h.kind != PUNT_L2TP or h.length < 6:
+        return False
+    t = &w.table.tunnels[load16(p + (4 if load16(p) & L2TP_L else 2))]
+    return load_acquire8(&t.state) != 0 and same_peer(&t.path, &h.path)
 
 
 cdef void shed(Worker* w) noexcept nogil:

@@ -76,10 +76,10 @@ cdef void fire(Worker* w, uint32_t slot, Session* s) noexcept nogil:
     elif s.echoes < ECHOES:
         s.echoes += 1
         request_echo(w, s, c)
-        arm(w, slot, s, w.wheel_tick + SECOND)
+        arm(w, slot, s, w.tick + SECOND)          # from now, which is later than the wheel after a halt: the peer gets its second
     else:
         punt_session(w, PUNT_DEAD, slot, s)
-        arm(w, slot, s, w.wheel_tick + SECOND)    # and again until control has retired it: the channel may be full
+        arm(w, slot, s, w.tick + SECOND)          # and again until control has retired it: the channel may be full
 
 
 cdef uint8_t* lcp_head(uint8_t* out, Session* s, Config* c) noexcept nogil:

@@ -1,6 +1,8 @@
 """The worker end to end, without root: loopback UDP is the wire, a SEQPACKET pair the inner port."""
+import contextlib
 import socket
 import struct
+import time
 
 import pytest
 from headrace.fastpath.packet import Verdict
@@ -250,6 +252,59 @@ def test_a_hello_is_acknowledged_while_control_is_away(bench):
     assert bench.tables.read_tunnel(5)[3] == 12
     bench.peer.sendto(hello(14), bench.address)
     assert bench.frames()[0][6] == hello(14)
+
+
+def test_a_heartbeat_younger_than_the_pass_is_not_stale(bench):
+    """Control beats between the worker's look at the clock and the HELLO: it is control's to acknowledge."""
+    host, port = bench.peer.getsockname()
+    bench.tables.write_tunnel(5, 2, 77, 3, 10, 3, (0, mapped("127.0.0.1"), bench.address[1], mapped(host), port))
+    bench.tables.beat(time.monotonic_ns() + 10 ** 9)
+    hello = struct.pack("!HHHHHHHHHH", 0xC802, 20, 5, 0, 10, 3, 0x8008, 0, 0, 6)
+    bench.peer.sendto(hello, bench.address)
+    assert bench.frames()[0][6] == hello and "HELLO" not in bench.verdicts()
+
+
+def test_a_halt_does_not_take_the_peers_seconds_to_answer(bench):
+    """The thread stands still for longer than the echoes take: they still leave a second apart."""
+    slot, generation = bench.session(keepalive=1)
+    bench.session(1, 2, "10.67.0.3")
+    inner = bench.sockets[2]
+    inner.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    inner.setblocking(True)                       # the next writes hold the worker up
+    for _ in range(20):
+        bench.send(IP + udp("10.67.0.3", "10.0.0.1", bytes(1000)), session=2)
+    bench.channels[0].send([(4, slot, generation, 0, None, b"")])
+    assert bench.inner_read()                     # one more is written, the worker waits again
+    time.sleep(3.5)
+    while bench.inner_read(0.2):
+        pass
+    bench.peer.settimeout(0.5)
+    echoes = []
+    with contextlib.suppress(TimeoutError):
+        while True:
+            echoes.append(bench.peer.recv(100)[10:12])
+    assert echoes == [b"\x09\x01"]
+
+
+def test_only_known_tunnels_get_through_a_crowded_channel(bench):
+    """Whoever invents tunnel ids cannot take the room of those that exist."""
+    bench.tables.beat(1 << 62)
+    host, port = bench.peer.getsockname()
+    bench.tables.write_tunnel(5, 2, 77, 3, 10, 3, (0, mapped("127.0.0.1"), bench.address[1], mapped(host), port))
+    message = lambda tunnel, n: struct.pack("!HHHHHHI", 0xC802, 16, tunnel, 0, n & 0xFFFF, 0, n)
+    sent = 0
+    while bench.verdicts().get("DROP_PUNT", 0) < 1000 and sent < 40000:
+        for _ in range(100):
+            bench.peer.sendto(message(6, sent), bench.address)
+            sent += 1
+        time.sleep(0.001)
+    for i in range(10):
+        bench.peer.sendto(message(5, i), bench.address)
+    time.sleep(0.2)
+    got = []
+    while frames := bench.frames(timeout=0.1):
+        got += [f[6] for f in frames]
+    assert got[-10:] == [message(5, i) for i in range(10)]
 
 
 def test_a_restarted_forwarder_goes_on_with_the_sessions(tmp_path):
