@@ -1,0 +1,274 @@
+"""The fast path's stages in memory: a worker without descriptors, fed from a trace of packets.
+
+    trace -> the buffer that a receive or a read would have filled -> stages, timed -> what came out, dropped
+
+A pass carries the whole trace through, batch by batch. `clock` stands still but while stages run, so that a
+benchmark that reads it sees neither the filling of buffers nor the emptying of caches. Left out are the
+system calls, and receive, deliver, collect and transmit, which consist of them.
+"""
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from ..fastpath.coalesce cimport coalesce_kinds
+from ..fastpath.down cimport encap, route
+from ..fastpath.ip cimport read_headers
+from ..fastpath.packet cimport PASS, Packet
+from ..fastpath.sys cimport (CLOCK_MONOTONIC, MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE, clock_gettime,
+                             full_fence, iovec, madvise, mmap, munmap, timespec, virtio_net_hdr)
+from ..fastpath.table cimport Session, Table, Tables, address_hash, slot_of
+from ..fastpath.timer cimport rearm_all, turn
+from ..fastpath.up cimport admit, decap, link, order
+from ..fastpath.worker cimport BATCH, HEADROOM, Out, Worker
+
+cdef extern from * nogil:
+    """
+    #if defined(__x86_64__)
+    #include <emmintrin.h>
+    #define headrace_flush(p) _mm_clflush(p)
+    #else
+    #define headrace_flush(p) ((void)(p))
+    #endif
+    """
+    void flush "headrace_flush"(const void*)
+
+cdef enum:
+    LINE = 64
+    MEMORY = 1 << 20          # that a batch may fill
+    ROOM = 64                 # iovecs of one merged packet
+    SETTLE = 40               # ticks after which everyone is where its own time puts it
+    UP, DOWN, COALESCE        # what a pass runs
+
+cdef struct Item:             # a packet of the trace
+    size_t at
+    uint32_t length
+    uint32_t slot             # whose records are emptied out of the caches before its batch
+    uint32_t entry            # of the index of addresses
+    uint32_t segment_size
+
+
+cdef inline uint64_t now() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <uint64_t>t.tv_sec * 1000000000 + <uint64_t>t.tv_nsec
+
+
+cdef void* pages(size_t n) except NULL:
+    """As a worker takes its memory."""
+    cdef void* at = mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    if at == <void*>-1:
+        raise MemoryError(f"{n} octets")
+    madvise(at, n, MADV_HUGEPAGE)
+    return at
+
+
+cdef class Trace:
+    """Packets in the order in which they come, each with the session whose it is."""
+    cdef Item* items
+    cdef uint8_t* octets
+    cdef readonly int count
+    cdef readonly int longest
+
+    def __init__(self, Tables tables, list packets):
+        """`packets` are (octets, tunnel, session, address, segment size) each."""
+        cdef uint64_t key[2]
+        cdef bytes octets, address
+        cdef size_t at = 0
+        self.items = <Item*>malloc(len(packets) * sizeof(Item))
+        self.octets = <uint8_t*>malloc(sum(len(p[0]) for p in packets))
+        if self.items == NULL or self.octets == NULL:
+            raise MemoryError(f"{len(packets)} packets")
+        for i, (octets, tunnel, session, address, segment_size) in enumerate(packets):
+            memcpy(self.octets + at, <const char*>octets, len(octets))
+            memcpy(key, <const char*>address, 16)
+            self.items[i].at, self.items[i].length, self.items[i].segment_size = at, <uint32_t>len(octets), segment_size
+            self.items[i].slot = slot_of(&tables.table, tunnel, session)
+            self.items[i].entry = address_hash(key, 128) & tables.table.address_mask
+            at += len(octets)
+        self.count, self.longest = <int>len(packets), max(len(p[0]) for p in packets)
+
+    def __dealloc__(self):
+        free(self.items)
+        free(self.octets)
+
+
+cdef class Stages:
+    """A worker, and a clock that runs while its stages do."""
+    cdef Tables tables
+    cdef Worker* worker
+    cdef uint8_t* memory
+    cdef uint64_t spent
+    cdef uint64_t stages[4]
+    cdef public bint apart    # time every stage by itself: two more readings a stage and batch
+    cdef uint64_t idle        # what two readings of the clock cost by themselves
+
+    def __init__(self, Tables tables, path):
+        """`path` is where all datagrams come from: (peer, peer port), the peer as 16 octets."""
+        cdef Worker* w = <Worker*>pages(sizeof(Worker))
+        cdef bytes peer = path[0]
+        cdef uint64_t start
+        self.tables, self.worker = tables, w
+        self.memory = <uint8_t*>pages(MEMORY)
+        w.out = <Out*>pages(sizeof(Out))
+        w.table, w.record = &tables.table, &tables.table.workers[0]
+        w.workers, w.tun, w.punt = 1, -1, -1
+        w.arenas, w.buffers = self.memory, self.memory
+        memcpy(w.receive[0].path.peer, <const char*>peer, 16)
+        w.receive[0].path.peer_port = path[1]
+        w.tick = w.wheel_tick = 1
+        self.idle = <uint64_t>-1
+        for _ in range(1000):
+            start = now()
+            self.idle = min(self.idle, now() - start)
+
+    def __dealloc__(self):
+        if self.worker != NULL:
+            munmap(self.worker.out, sizeof(Out))
+            munmap(self.memory, MEMORY)
+            munmap(self.worker, sizeof(Worker))
+
+    def clock(self):
+        """Seconds that stages have run."""
+        return self.spent / 1e9
+
+    def laps(self):
+        """Nanoseconds of the single stages since the last look, in their order."""
+        spent = list(self.stages)
+        memset(self.stages, 0, sizeof(self.stages))
+        return spent
+
+    def up(self, Trace trace, int batch, bint cold=False):
+        """decap, link, order, admit over batches of this size; return how many packets went through."""
+        return self._pass(trace, batch, cold, UP)
+
+    def down(self, Trace trace, int batch, bint cold=False):
+        """route, encap (with cut); return how many datagrams came out."""
+        return self._pass(trace, batch, cold, DOWN)
+
+    def coalesce(self, Trace trace, int batch):
+        """What deliver does before it writes; return how many writes there would be."""
+        return self._pass(trace, batch, False, COALESCE)
+
+    cdef _pass(self, Trace trace, int batch, bint cold, int kind):
+        cdef int at = 0, n, done = 0
+        if not 0 < batch <= BATCH or batch * (trace.longest + 2 * HEADROOM) > MEMORY:
+            raise ValueError(f"batches of {batch} packets of up to {trace.longest} octets")
+        with nogil:
+            while at < trace.count:
+                n = min(batch, trace.count - at)
+                self._fill(trace, at, n, kind)
+                if cold:
+                    self._forget(trace, at, n)
+                done += self._timed(kind)
+                at += n
+        return done
+
+    cdef void _fill(self, Trace trace, int at, int n, int kind) noexcept nogil:
+        """Lie packets where receive and collect leave them: octets in the cache, descriptions in the batch."""
+        cdef Worker* w = self.worker
+        cdef uint8_t* where = self.memory + HEADROOM
+        cdef Item* item
+        cdef Packet* p
+        cdef int i
+        for i in range(n):
+            item = &trace.items[at + i]
+            memcpy(where, trace.octets + item.at, item.length)
+            p = &w.batch[i]
+            memset(p, 0, sizeof(Packet))
+            p.data, p.length, p.segment_size, p.verdict = where, item.length, <uint16_t>item.segment_size, PASS
+            if kind == COALESCE:
+                read_headers(p)
+            where += item.length
+            if kind == DOWN:
+                where += (HEADROOM + 63) & ~<size_t>63
+        w.count = n
+
+    cdef void _forget(self, Trace trace, int at, int n) noexcept nogil:
+        """Take out of all caches what belongs to the sessions of a batch."""
+        cdef Table* t = self.worker.table
+        cdef uint8_t* s
+        cdef int i, k
+        for i in range(n):
+            s = <uint8_t*>&t.sessions[trace.items[at + i].slot]
+            for k in range(<int>sizeof(Session) // LINE):
+                flush(s + k * LINE)
+            flush(&t.addresses[t.header.active & 1][trace.items[at + i].entry])
+        full_fence()              # not while lines are still on their way out
+
+    cdef int _timed(self, int kind) noexcept nogil:
+        cdef Worker* w = self.worker
+        cdef uint64_t start = now()
+        cdef int n = 0
+        if kind == UP:
+            decap(w)
+            start = self._lap(start, 0)
+            link(w)
+            start = self._lap(start, 1)
+            order(w)
+            start = self._lap(start, 2)
+            admit(w)
+            n = w.count
+        elif kind == DOWN:
+            route(w)
+            start = self._lap(start, 0)
+            encap(w)
+            n = w.out.count
+        else:
+            n = merge(w)
+        self._stop(start, 3 if kind == UP else 1)
+        w.out.count = w.out.iovs = 0
+        return n
+
+    cdef inline uint64_t _lap(self, uint64_t start, int stage) noexcept nogil:
+        """Between two stages, where each is timed by itself."""
+        if self.apart:
+            self._stop(start, stage)
+            return now()
+        return start
+
+    cdef inline void _stop(self, uint64_t start, int stage) noexcept nogil:
+        cdef uint64_t took = now() - start
+        took -= min(took, self.idle)
+        self.spent += took
+        self.stages[stage] += took
+
+    # -- the wheel
+
+    def arm(self, uint32_t keepalive):
+        """Put all open sessions into the wheel, each heard of at a time of its own within the last `keepalive` ticks."""
+        cdef Worker* w = self.worker
+        cdef uint32_t slot
+        memset(w.wheel, 0, sizeof(w.wheel))
+        w.tick = w.wheel_tick = 2 * keepalive
+        for slot in self.tables.used_slots():
+            w.table.sessions[slot].last_rx = w.tick - slot * <uint32_t>2654435761U % keepalive
+            w.table.sessions[slot].echoes = 0
+        rearm_all(w)
+        self.turn(SETTLE)
+
+    def turn(self, int ticks):
+        """Let ticks pass; whoever is asked answers in the same tick. Return how many echo requests there were."""
+        cdef Worker* w = self.worker
+        cdef uint64_t start
+        cdef int i, k, asked = 0
+        for k in range(ticks):
+            w.tick += 1
+            start = now()
+            turn(w)
+            self._stop(start, 0)
+            for i in range(w.out.count):
+                w.out.segments[i].session.last_rx = w.tick
+            asked += w.out.count
+            w.out.count = w.out.iovs = 0
+        return asked
+
+
+cdef int merge(Worker* w) noexcept nogil:
+    cdef iovec iov[ROOM]
+    cdef virtio_net_hdr v
+    cdef int i = 0, writes = 0
+    while i < w.count:
+        i += coalesce_kinds(&w.batch[i], w.count - i, &v, iov, ROOM, True)
+        writes += 1
+    return writes
