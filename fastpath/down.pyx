@@ -28,6 +28,7 @@ from .worker cimport ARENA, ARENAS, HEADROOM, Out, Worker
 cdef enum:
     COLLECT = 256             # packets of one pass
     SUPER = 65536             # the largest read
+    ROOM = HEADROOM + SUPER
     ENOUGH = 131072           # octets after which a pass reads no more
     IPPROTO_TCP = 6
     ICMP_ROOM = 1400
@@ -45,13 +46,21 @@ cdef int down(Worker* w) noexcept nogil:
 
 
 cdef bint choose_arena(Worker* w) noexcept nogil:
-    """An arena that no other worker holds a packet of."""
+    """Where to read next: an arena that no other worker holds a packet of, or behind what is lent in this one, so that
+    many small passes cost no more arenas than their octets need."""
     cdef int i
     if w.workers == 1:
         return True
+    if w.arena < ARENAS - 1:                    # the last one is never lent: it is left as soon as another is free
+        if load_acquire32(&w.arena_loans[w.arena].refs) == 0:
+            w.arena_used = 0
+            return True
+        if w.arena_used + ROOM <= ARENA:
+            return True
     for i in range(ARENAS):
         if load_acquire32(&w.arena_loans[i].refs) == 0:
             w.arena = i
+            w.arena_used = 0
             return True
     return False
 
@@ -68,15 +77,13 @@ cdef int collect(Worker* w) noexcept nogil:
     w.drained = 1
     if not choose_arena(w):
         return 0
-    base = w.arenas + <size_t>w.arena * ARENA
-    while w.count < COLLECT and used < ENOUGH:
+    base = w.arenas + <size_t>w.arena * ARENA + w.arena_used
+    while w.count < COLLECT and used < ENOUGH and w.arena_used + used + ROOM <= ARENA:
         at = base + used + HEADROOM
         v = <virtio_net_hdr*>(at - sizeof(virtio_net_hdr))
         n = read(w.tun, v, SUPER + sizeof(virtio_net_hdr))
         if n <= <ssize_t>sizeof(virtio_net_hdr):
-            w.record.packets_down += w.count
-            w.record.reads += w.count
-            return w.count
+            break
         p = &w.batch[w.count]
         p.data = at
         p.length = <uint32_t>(n - sizeof(virtio_net_hdr))
@@ -92,7 +99,10 @@ cdef int collect(Worker* w) noexcept nogil:
             w.record.super_in += 1
         w.count += 1
         used += (HEADROOM + p.length + 63) & ~<size_t>63
-    w.drained = 0
+    else:
+        w.drained = 0
+    if w.workers > 1:
+        w.arena_used += <uint32_t>used
     w.record.packets_down += w.count
     w.record.reads += w.count
     return w.count

@@ -116,7 +116,8 @@ cdef struct Worker:
     uint32_t cell_refs[CELLS]
     uint32_t cell             # the last one taken
     uint8_t* cells            # CELLS * CELL: lone datagrams for other workers
-    int arena
+    int arena                 # that the inner port is read into
+    uint32_t arena_used       # octets of it behind which there is room
     uint8_t drained           # the last collect emptied the inner port
     uint8_t* buffers          # BUFFERS * BUFFER
     uint8_t* arenas           # ARENAS * ARENA

@@ -354,3 +354,19 @@ def test_two_workers_hand_over_what_is_not_theirs(tmp_path):
 
 def test_verdicts_are_few_enough_for_the_record():
     assert Verdict.VERDICTS <= 64 and checksum(ipv4("1.2.3.4", "5.6.7.8", b"")) == 0
+
+
+def test_many_small_passes_wait_for_a_worker_that_is_away(tmp_path):
+    """What is read in passes of one packet is kept for its owner as long as there is room for its octets, and goes out in order."""
+    bench, n = Bench(tmp_path / "t", workers=2, held=(1,)), 200
+    try:
+        bench.session(owner=1)
+        for k in range(n):
+            bench.inner_write(udp("10.0.0.1", "10.67.0.2", struct.pack("!I", k)))
+            bench.wait_verdict("HANDED", k + 1)
+        bench.threads[1].start()
+        got = [bench.peer.recv(100) for _ in range(n)]
+        assert [struct.unpack("!I", g[38:42])[0] for g in got] == list(range(n))
+        assert "DROP_RING" not in bench.verdicts()
+    finally:
+        bench.close()

@@ -61,7 +61,8 @@ class Bench:
     """`workers` workers, one listener on 127.0.0.1, sessions of a peer whose socket is `peer`."""
 
     def __init__(self, path, workers: int = 1, *, max_sessions: int = 1000, gso: bool = True, merge: int = 2, spin_ns: int = 0,
-                 reuse: tuple[str, int] | None = None):
+                 reuse: tuple[str, int] | None = None, held: tuple[int, ...] = ()):
+        """`held` are workers that the test starts itself (`threads`)."""
         self.path = path
         if reuse is None:
             table.create(path, max_sessions=max_sessions, workers=workers)
@@ -94,8 +95,9 @@ class Bench:
         self.peer.settimeout(5)
         self.forwarder = worker.Forwarder(self.tables, ports, spin_ns=spin_ns, gso=gso, merge=merge)
         self.threads = [threading.Thread(target=self.forwarder.run, args=(i,), daemon=True) for i in range(workers)]
-        for t in self.threads:
-            t.start()
+        for i, t in enumerate(self.threads):
+            if i not in held:
+                t.start()
 
     def keep(self, s):
         self.sockets.append(s)
