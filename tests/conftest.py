@@ -1,9 +1,15 @@
-"""Fixtures of the peer tests: one guest for a pytest worker, clients and concentrators that end with their test."""
+"""Fixtures of the end-to-end tests: clients and concentrators that end with their test.
+
+Peer tests share one guest for a pytest worker (`lab`, `dial`, `serve`); the others have namespaces of
+their own (`place`, `lac`, `here`).
+"""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
 import pytest
+from ours.lac import Lac
+from ours.place import Place
 from peers.client import Client
 from peers.concentrator import Concentrator
 from peers.lab import Lab
@@ -40,3 +46,36 @@ def serve(lab: Lab) -> Iterator[Callable[..., Concentrator]]:
     yield serve
     for concentrator in running:
         concentrator.stop()
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    place = Place()
+    yield place
+    place.close()
+
+
+@pytest.fixture
+def here(place: Place) -> Iterator[Callable[..., Concentrator]]:
+    """Like `serve`, in the test's own namespaces."""
+    running: list[Concentrator] = []
+
+    def here(*args, **kw) -> Concentrator:
+        running.append(Concentrator(place, *args, **kw))
+        return running[-1]
+    yield here
+    for concentrator in running:
+        concentrator.stop()
+
+
+@pytest.fixture
+def lac(place: Place, here: Callable[..., Concentrator]) -> Iterator[Callable[..., Lac]]:
+    """Our own LACs by `lac(...)`: ours/lac.py says what; they say goodbye before the concentrator ends."""
+    lacs: list[Lac] = []
+
+    def lac(*args, **kw) -> Lac:
+        lacs.append(Lac(place, *args, **kw))
+        return lacs[-1]
+    yield lac
+    for one in lacs:
+        one.close()

@@ -63,13 +63,16 @@ class API(http.client.HTTPConnection):
 
 class Concentrator:
     def __init__(self, lab: Lab, concentrator: dict[str, Any] | None = None, environment: dict[str, str] | None = None,
-                 **server: Any) -> None:
-        """Start one and wait until it answers. `concentrator` are keys of that table, `server` keys of [server.l2tp]."""
+                 tables: dict[str, dict[str, Any]] | None = None, **server: Any) -> None:
+        """Start one and wait until it answers. `concentrator` are keys of that table, `server` keys of [server.l2tp], `tables` other
+        tables, in place of what `configuration` has under the same name."""
         self.lab = lab
         self.folder = Path(tempfile.mkdtemp(prefix="headrace-"))      # short: a Unix socket's path has 107 octets
         self.run_dir, self.file = self.folder / "run", self.folder / "headrace.toml"
         config = configuration(str(self.run_dir), **server)
         config["concentrator"].update(concentrator or {})
+        config.update(tables or {})
+        self.config = config
         self.file.write_text(toml(config))
         self.file.chmod(0o600)
         self.sysctls = self._sysctls()

@@ -1,0 +1,1 @@
+"""The end-to-end rig without a guest: a concentrator between two namespaces, dialled by our own LAC."""
