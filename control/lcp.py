@@ -55,7 +55,8 @@ class LCP(Automaton):
 
     @property
     def peer_mru(self) -> int:
-        return self.theirs.get(MRU, DEFAULT_MRU)
+        """We never send more than the default, whatever the peer would take: it is what the workers have room for."""
+        return min(self.theirs.get(MRU, DEFAULT_MRU), DEFAULT_MRU)
 
     @property
     def magic(self) -> int:
