@@ -161,9 +161,9 @@ class Reliable:
     def advance(self, nr: int) -> None:
         """Somebody acknowledged the peer's messages before `nr` in our name."""
         while 0 < (nr - self.nr) & 0xFFFF < 0x8000:
-            if self._kept:
-                self._kept.pop(self.nr, None)
             self.nr = (self.nr + 1) & 0xFFFF
+            if self._kept:      # the next one among them: the peer repeats it, and then what was kept behind it is in order
+                self._kept.pop(self.nr, None)
 
     def tick(self, now: float) -> bool:
         """Retransmit when it is time: from the oldest on, in slow start again. False: give up."""

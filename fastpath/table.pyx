@@ -334,6 +334,8 @@ cdef class Tables:
         if t.state == 0:
             t.generation += 1
         t.peer_tunnel, t.ns, t.nr, t.acked = peer_tunnel, ns, nr, acked
+        if t.worker_generation == t.generation and <uint16_t>(nr - t.worker_nr) < 0x8000:
+            t.generation += 1       # what the worker noted is known: half a round of numbers later it would look like the future
         fill_path(&t.path, path)
         store_release8(&t.state, state)
 
