@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any
 
-from ..fastpath.punt import Channel
+from ..fastpath.punt import Channel, PuntKind
 from ..fastpath.table import Tables
 from . import api, log
 from . import config as configuration
@@ -33,6 +33,8 @@ BEAT = 0.5              # seconds between heartbeats; workers think us away afte
 AWAY = 1.5              # a longer gap: they may have acted for us
 BATCHES = 8             # of frames that are taken before anything else gets its turn
 GOODBYE = 2.5           # seconds for the tunnels' goodbyes: two repetitions
+STALE = 1024            # batches at most that are thrown away at the start
+UNSENT = 32768          # frames that may wait for a worker; peers repeat what they miss, so later ones are dropped
 
 
 class Server:
@@ -50,6 +52,7 @@ class Server:
         self.fds = [store.get(f"punt/{worker}/control") for worker in range(self.tables.workers)]
         self.channels = [Channel(fd) for fd in self.fds]
         self.unsent: list[list[Frame]] = [[] for _ in self.fds]
+        self.dropped = [0 for _ in self.fds]
         self.timer: asyncio.TimerHandle | None = None
         self.due: float | None = None
         self.beaten = time.monotonic()
@@ -59,34 +62,51 @@ class Server:
 
     def readable(self, worker: int) -> None:
         """Frames of a worker."""
+        self.catch_up()
         frame = self.concentrator.frame
         now = time.monotonic()
-        for _ in range(BATCHES):
-            frames = self.channels[worker].receive()
-            for one in frames:
-                frame(one, now)
-            if len(frames) < 64:
-                break
+        try:
+            for _ in range(BATCHES):
+                frames = self.channels[worker].receive()
+                for one in frames:
+                    frame(one, now)
+                if len(frames) < 64:
+                    break
+        except EOFError:        # the supervisor held the other end too: it is gone, and nobody is left to serve
+            logger.error("the channel to worker %d is closed: ending", worker)
+            self.loop.remove_reader(self.fds[worker])
+            self.stopping.set()
         self.settle()
 
     def fire(self) -> None:
         self.timer = self.due = None
+        self.catch_up()
         self.concentrator.tick(time.monotonic())
         self.settle()
 
     def beat(self) -> None:
-        """Tell the workers that we live. After a gap they may have answered HELLOs for us: see what they expect now."""
-        now = time.monotonic()
-        gap, self.beaten = now - self.beaten, now
+        """Tell the workers that we live."""
+        self.loop.call_later(BEAT, self.beat)
+        self.catch_up()
+        self.beaten = time.monotonic()
         self.tables.beat(time.monotonic_ns())
+
+    def catch_up(self) -> None:
+        """After a gap the workers may have answered HELLOs for us: see what they expect now, before anything else is done."""
+        gap = time.monotonic() - self.beaten
         if gap > AWAY:
             logger.warning("control was held up for %.1f s", gap)
-            mark = self.tables.epochs()
-            until = time.monotonic() + 0.05
-            while not self.tables.passed(mark) and time.monotonic() < until:
-                time.sleep(0.0001)
+            self.take_over()
             self.concentrator.hear_workers()
-        self.loop.call_later(BEAT, self.beat)
+
+    def take_over(self) -> None:
+        """From here on no worker answers HELLOs for us; one that is stopped is not waited for."""
+        self.beaten = time.monotonic()
+        self.tables.beat(time.monotonic_ns())
+        mark = self.tables.epochs()
+        until = time.monotonic() + 0.05
+        while not self.tables.passed(mark) and time.monotonic() < until:
+            time.sleep(0.0001)
 
     # -- what follows
 
@@ -98,10 +118,14 @@ class Server:
             if frames:
                 self.concentrator.outbox[worker] = []
                 waiting = self.unsent[worker]
-                if waiting:
-                    waiting.extend(frames)
-                else:
+                if not waiting:
                     self.write(worker, frames)
+                elif len(waiting) < UNSENT:
+                    waiting.extend(frames)
+                else:           # but orders: there is one a session at most, and nobody repeats them
+                    orders = [frame for frame in frames if frame[0] == PuntKind.PUNT_ARM]
+                    waiting.extend(orders)
+                    self.drop(worker, len(frames) - len(orders))
         due = self.concentrator.deadline()
         if due is not None and (self.due is None or due < self.due):
             if self.timer is not None:
@@ -115,7 +139,15 @@ class Server:
             self.unsent[worker] = frames[done:]
             self.loop.add_writer(self.fds[worker], self.writable, worker)
 
+    def drop(self, worker: int, frames: int) -> None:
+        if not self.dropped[worker]:
+            logger.warning("worker %d takes no frames: what there is to send is dropped", worker)
+        self.dropped[worker] += frames
+
     def writable(self, worker: int) -> None:
+        if self.dropped[worker]:
+            logger.warning("worker %d takes frames again; %d were dropped", worker, self.dropped[worker])
+            self.dropped[worker] = 0
         frames, self.unsent[worker] = self.unsent[worker], []
         self.loop.remove_writer(self.fds[worker])
         self.write(worker, frames)
@@ -125,10 +157,12 @@ class Server:
     async def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGHUP):
             self.loop.add_signal_handler(number, self.stopping.set if number == signal.SIGTERM else self.reload)
+        self.take_over()
         self.beat()
         for channel in self.channels:       # what was punted while nobody listened is stale
-            while channel.receive():
-                pass
+            for _ in range(STALE):
+                if not channel.receive():
+                    break
         old = self.concentrator.say_goodbye(time.monotonic())
         if old:
             logger.warning("control was restarted: saying goodbye to %d tunnel%s of before", old, "s" * (old != 1))
