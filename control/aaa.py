@@ -24,21 +24,28 @@ class Authority:
         """Another configuration is in force; addresses that are in use stay so."""
         self.config = config
         reserved = {p.local_address for p in config.profiles.values()}
+        fixed, self.fixed = self.fixed, {}
         old, self.pools = self.pools, {}
         for name, networks in config.pools.items():
             pool = Pool(networks, reserved, self.clock)
             if name in old and old[name].ranges == pool.ranges:
-                pool = old[name]
-                pool.reserved = {int(a) for a in reserved}
+                pool = old.pop(name)
+                pool.reserve(reserved)
             self.pools[name] = pool
-        for pool in old.values():
-            for address, user in pool.taken.items():
-                if pool not in self.pools.values():
-                    self._hold(IPv4Address(address), user)
+        for address, user in fixed.items():                 # a pool may have come to include it
+            self._hold(address, user)
+        for pool in old.values():                           # those that are gone or have other prefixes
+            for number, user in pool.taken.items():
+                self._hold(IPv4Address(number), user)
+        resting = sorted((item for pool in old.values() for item in pool.resting.items()), key=lambda item: item[1][0])
+        for pool in self.pools.values() if resting else ():
+            pool.inherit(resting)
 
-    def check(self, request: AuthRequest, caller_id: str) -> tuple[Secret, str] | Reject:
-        """The secret that matches and the message for the peer, or why not. The whole name goes before the one without DOMAIN\\."""
-        secret = self.config.secrets.get(request.user) or self.config.secrets.get(request.account)
+    def check(self, request: AuthRequest, caller_id: str) -> tuple[str, Secret, str] | Reject:
+        """The account, its secret, and the message for the peer, or why not. An account is a name under [secrets]; the whole name that
+        the peer said goes before the one without DOMAIN\\."""
+        account = request.user if request.user in self.config.secrets else request.account
+        secret = self.config.secrets.get(account)
         if secret is None:
             return Reject(f"there is no secret for user {request.user!r}", "unknown-user")
         if secret.service not in SERVICES:
@@ -48,10 +55,15 @@ class Authority:
         message = verify(request, secret.password)
         if message is None:
             return Reject(f"wrong password for user {request.user!r}", "bad-password")
-        return secret, message
+        return account, secret, message
 
     def profile(self, secret: Secret) -> Profile:
         return self.config.profile_of(secret, self.config.server.l2tp.default_profile)
+
+    def fixed_address(self, secret: Secret, profile: Profile) -> IPv4Address | None:
+        """The one address that a session of this secret can have, if it is not from a pool."""
+        wanted = secret.remote_address or profile.remote_address
+        return wanted if isinstance(wanted, IPv4Address) else None
 
     def grant(self, secret: Secret, profile: Profile, user: str, message: str) -> Accept | Reject:
         """Take an address and say what the peer gets."""
@@ -79,7 +91,10 @@ class Authority:
         for pool in self.pools.values():
             if address in pool:
                 return pool.claim(address, user)
-        return self.fixed.setdefault(address, user) == user
+        if address in self.fixed:
+            return False
+        self.fixed[address] = user
+        return True
 
     def release(self, address: IPv4Address) -> None:
         for pool in self.pools.values():

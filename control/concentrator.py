@@ -7,10 +7,10 @@ order: events (what they announce must be in force before the peer hears of it),
 """
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from heapq import heappop, heappush
 from random import Random, SystemRandom
 from typing import Any
@@ -24,17 +24,23 @@ from .install import Installer
 from .l2tp import Endpoint
 from .l2tpevents import CallDown, CallOpening, CallUp, Ignored, LineErrors, LinkInfo, Path, Settings, TunnelDown, TunnelState, TunnelUp
 from .link import LinkDown, LinkReset, LinkSettings, LinkUp
+from .log import Limited
+from .names import Names
 from .ppp import PPP
 from .reason import Reason
 from .session import Failures, Session
 from .settings import Config
 
 log = logging.getLogger("headrace.l2tp")
+LIMITED = 20        # lines a second of what strangers can cause
 
 STARTING = 2048     # links that may be starting at once; the rest wait their turn, in order
 SHUTDOWN = Reason("admin", "shutdown", "the concentrator is being shut down")
+INTERNAL = Reason("link", "internal", "a defect in headrace, told in its log")
 NO_ECHO = Reason("link", "no-echo", "the peer answers no echo")
-CDN_RESULT = {"no-echo": 1, "peer-terminated": 2}      # RFC 2661 section 4.4.2: lost carrier, see error code; else 3, administrative
+# RFC 2661 section 4.4.2: lost carrier, see the error code, no facilities for now; else 3, administrative
+CDN_RESULT = {"no-echo": 1, "peer-terminated": 2, "full": 4, "stalled": 4}
+USER = 255                                             # characters of a user's name that are kept of what a peer says
 
 Frame = tuple[int, int, int, int, Path | None, bytes]   # kind, slot, generation, protocol, path, payload
 
@@ -54,8 +60,7 @@ class Concentrator:
         self.endpoint = Endpoint(Settings(), self.ids, self.random.randbytes)
         self.link_settings = LinkSettings()
         self.sessions: dict[int, Session] = {}              # by slot
-        self.names: dict[str, Session] = {}
-        self.by_user: dict[str, list[Session]] = {}
+        self.names = Names()
         self.failures = Failures()
         self.waiting: deque[Session] = deque()
         self.starting = 0
@@ -63,14 +68,15 @@ class Concentrator:
         self.touched: dict[int, Session] = {}               # sessions whose machine may have something to say
         self.alarms: list[tuple[float, int, Session]] = []
         self.serial = 0
-        self.closed: dict[Session, asyncio.Event] = {}      # who waits for an end
+        self.stopping = False
+        self.say = Limited(log, LIMITED)
         self.configure(config)
 
     def configure(self, config: Config) -> None:
         """Another configuration is in force; sessions that are up stay as they are."""
         self.config = config
         l2tp = config.server.l2tp
-        own = config.concentrator.max_sessions
+        own = min(config.concentrator.max_sessions, self.tables.max_sessions)     # the tables keep their size
         self.ids.max_sessions = min(own, l2tp.max_sessions or own)
         self.endpoint.configure(Settings(secret=l2tp.tunnel_secret, require_secret=bool(l2tp.tunnel_secret), hide=l2tp.hidden))
         self.link_settings = LinkSettings(mru=l2tp.max_mru, mtu=l2tp.max_mtu, authentication=l2tp.authentication)
@@ -84,8 +90,7 @@ class Concentrator:
         for tunnel in self.tables.tunnels()["state"].nonzero()[0]:
             state, peer_tunnel, ns, nr, acked, path = self.tables.read_tunnel(int(tunnel))
             states.append(TunnelState(int(tunnel), peer_tunnel, Path(*path), ns, nr, acked, state))
-        self.installer.empty()
-        self.ids.reserved.update(s.tunnel_id for s in states)
+        self.ids.inherit((s.tunnel_id for s in states), self.installer.empty())
         self.endpoint.say_goodbye(states, now)
         return len(states)
 
@@ -98,9 +103,22 @@ class Concentrator:
     # -- input
 
     def frame(self, frame: tuple[int, int, int, int, int, Any, bytes], now: float) -> None:
-        """One frame that a worker punted."""
+        """One frame that a worker punted. A defect that it uncovers ends its tunnel or session, and nothing else."""
+        try:
+            self.take(frame, now)
+        except Exception as error:
+            self.defect(error, now)
+            if frame[0] == PuntKind.PUNT_L2TP:
+                with suppress(Exception):
+                    self.endpoint.close(int.from_bytes(frame[6][4:6]), INTERNAL, now, 2, 6)
+            elif (session := self.sessions.get(frame[2])) is not None:
+                self.break_off(session, error, now)
+
+    def take(self, frame: tuple[int, int, int, int, int, Any, bytes], now: float) -> None:
         kind, worker, slot, generation, protocol, path, payload = frame
         if kind == PuntKind.PUNT_L2TP:
+            if self.stopping and payload[4:6] == b"\0\0":
+                return                  # who wants a new tunnel must ask who comes after us
             port, local, local_port, peer, peer_port = path
             self.endpoint.receive(Path(port, local, local_port, peer, peer_port, worker), payload, now)
             return
@@ -116,13 +134,20 @@ class Concentrator:
 
     def tick(self, now: float) -> None:
         """Let time pass for whatever is due."""
-        self.endpoint.tick(now)
+        try:
+            self.endpoint.tick(now)
+        except Exception as error:      # its timer was taken out, so the others go on
+            self.defect(error, now)
         while self.alarms and self.alarms[0][0] <= now:
             when, _, session = heappop(self.alarms)
-            if session.alarm == when and session.ppp is not None and not session.ended:
-                session.alarm = None
+            if session.alarm != when or session.ppp is None or session.ended:
+                continue                # it was set to an earlier time since, or nobody is there to be woken
+            session.alarm = None
+            self.touched[session.slot] = session
+            try:
                 session.ppp.tick(now)
-                self.touched[session.slot] = session
+            except Exception as error:
+                self.break_off(session, error, now)
 
     def deadline(self) -> float | None:
         """When `tick` is next needed."""
@@ -136,7 +161,10 @@ class Concentrator:
         while True:
             events = self.endpoint.events()
             for event in events:
-                self.handlers[type(event)](self, event, now)
+                try:
+                    self.handlers[type(event)](self, event, now)
+                except Exception as error:
+                    self.fail(event, error, now)
             while self.waiting and self.starting < STARTING:
                 self.start(self.waiting.popleft(), now)
             touched, self.touched = self.touched, {}
@@ -156,28 +184,61 @@ class Concentrator:
             return
         events = ppp.events()
         while events:
-            for event in events:
-                self.handlers[type(event)](self, session, event, now)
+            try:
+                for event in events:
+                    self.handlers[type(event)](self, session, event, now)
+            except Exception as error:
+                self.break_off(session, error, now)
             events = ppp.events()
+        if session.ended:       # its slot is retired: the worker would not send what it still has to say
+            return
         frames = self.outbox[session.owner]
         for protocol, payload in ppp.outgoing():
             frames.append((PuntKind.PUNT_PPP, session.slot, session.generation, protocol, None, payload))
-        if session.ended:
-            return
         when = ppp.deadline()
         if when is not None and (session.alarm is None or when < session.alarm):
             session.alarm = when
             self.serial += 1
             heappush(self.alarms, (when, self.serial, session))
 
+    # -- what must not happen
+
+    def defect(self, error: Exception, now: float) -> None:
+        self.say(logging.ERROR, now, "a defect in headrace: %r", error, exc_info=error)
+
+    def fail(self, event: Any, error: Exception, now: float) -> None:
+        """An event of L2TP could not be dealt with: its call ends."""
+        session = self.session_of(event) if hasattr(event, "session_id") else None
+        if session is not None:
+            self.break_off(session, error, now)
+        else:
+            self.defect(error, now)
+            if isinstance(event, CallOpening):
+                self.endpoint.hang_up(event.tunnel_id, event.session_id, INTERNAL, now, 2, 6)
+
+    def break_off(self, session: Session, error: Exception, now: float) -> None:
+        """The tables take no more, or a defect of ours: this session ends, and the others do not notice."""
+        if isinstance(error, BlockingIOError):
+            reason = Reason("link", "stalled", str(error))
+        elif isinstance(error, ValueError) and str(error).startswith("no room"):
+            reason = Reason("link", "full", f"the tables have {error}")
+        else:
+            self.defect(error, now)
+            reason = INTERNAL
+        with suppress(Exception):       # the second defect is most likely the first one again
+            self.lose(session, reason, now)
+        with suppress(Exception):
+            self.end(session, reason, now)
+        call = session.call
+        self.endpoint.hang_up(call.tunnel_id, call.session_id, reason, now, CDN_RESULT.get(reason.code, 3))
+
     # -- events of L2TP
 
     def tunnel_up(self, event: TunnelUp, now: float) -> None:
-        log.info("tunnel %d with %s (%s) is up", event.tunnel_id, shown(event.path.peer), event.host_name)
+        self.say(logging.INFO, now, "tunnel %d with %s (%s) is up", event.tunnel_id, shown(event.path.peer), event.host_name)
 
     def tunnel_down(self, event: TunnelDown, now: float) -> None:
-        log.info("tunnel %d with %s ended: %s", event.tunnel_id, shown(event.path.peer), event.reason.text)
-        self.ids.reserved.discard(event.tunnel_id)
+        self.say(logging.INFO, now, "tunnel %d with %s ended: %s", event.tunnel_id, shown(event.path.peer), event.reason.text)
         if event.reason.code not in ("cleared", "shutdown", "restarted"):
             self.failures.add("", shown(event.path.peer), event.reason)
 
@@ -193,9 +254,8 @@ class Concentrator:
 
     def call_up(self, event: CallUp, now: float) -> None:
         session = self.session_of(event)
-        assert session is not None          # its CallOpening came before
-        if event.calling_number:
-            session.caller_id = event.calling_number
+        if session is None or session.ended:        # its slot could not be had
+            return
         if event.sequencing_required:
             session.sequenced = True
             self.installer.sequence(session.slot, event.peer_tunnel_id, event.peer_session_id)
@@ -214,35 +274,48 @@ class Concentrator:
         session = self.session_of(event)
         if session is None:
             return
+        del self.sessions[session.slot]
         if session.ppp is not None:
             session.ppp.lower_down(event.reason, now)
             self.drain(session, now)
         self.end(session, session.reason or event.reason, now)
-        del self.sessions[session.slot]
 
     # -- events of PPP
 
     def auth_request(self, session: Session, event: AuthRequest, now: float) -> None:
-        assert session.ppp is not None
+        ppp = session.ppp
+        assert ppp is not None
         session.state = "authenticating"
-        session.user = event.user
+        user = event.user[:USER]
+        if user != session.user:        # another one than before LCP was renegotiated
+            self.names.remove(session)
+            session.user = user
         checked = self.authority.check(event, session.caller_id)
         if isinstance(checked, Reject):
-            session.ppp.authenticated(checked, now)
+            self.refuse(session, event, checked, now)
             return
-        secret, message = checked
+        account, secret, message = checked
         profile = self.authority.profile(secret)
-        if session.address is not None:         # authenticated anew after LCP was renegotiated
-            self.give_back(session)
-        fixed = secret.remote_address is not None
-        for other in list(self.by_user.get(event.user, ())):
-            if other is not session and (fixed or profile.only_one == "yes"):
-                self.lose(other, Reason("admin", "replaced", f"user {event.user!r} came in again from {session.caller_id}"), now)
-        verdict = self.authority.grant(secret, profile, event.user, message)
-        if not isinstance(verdict, Reject):
-            session.profile, session.address = profile, verdict.remote_address
-            self.register(session)
-        session.ppp.authenticated(verdict, now)
+        self.give_back(session)         # authenticated anew: it gets its address again, if that is still what it should have
+        fixed = self.authority.fixed_address(secret, profile)
+        for other in self.names.of(account):
+            if other is not session and (profile.only_one == "yes" or (fixed and other.address == fixed)):
+                self.lose(other, Reason("admin", "replaced", f"user {user!r} came in again from {session.caller_id}"), now)
+        verdict = self.authority.grant(secret, profile, account, message)
+        if isinstance(verdict, Reject):
+            self.refuse(session, event, verdict, now)
+            return
+        session.profile, session.address = profile, verdict.remote_address
+        if session.account != account:
+            self.names.remove(session)
+            session.account = account
+        self.names.add(session)
+        ppp.authenticated(verdict, now, event)
+
+    def refuse(self, session: Session, event: AuthRequest, verdict: Reject, now: float) -> None:
+        assert session.ppp is not None
+        session.state = "closing"
+        session.ppp.authenticated(verdict, now, event)
 
     def link_up(self, session: Session, event: LinkUp, now: float) -> None:
         call, profile = session.call, session.profile
@@ -270,18 +343,6 @@ class Concentrator:
 
     # -- the life of a session
 
-    def register(self, session: Session) -> None:
-        """Give it a name of its own."""
-        if session.name:
-            return
-        name, number = f"<l2tp-{session.user}>", 0
-        while name in self.names:
-            number += 1
-            name = f"<l2tp-{session.user}-{number}>"
-        session.name = name
-        self.names[name] = session
-        self.by_user.setdefault(session.user, []).append(session)
-
     def give_back(self, session: Session) -> None:
         """Its address is free again."""
         if session.address is not None:
@@ -303,50 +364,48 @@ class Concentrator:
         if session.ended:
             return
         session.ended, session.state = True, "closing"
+        if session.opened and not session.up_since:
+            self.starting -= 1
+        label = session.label
         rx_packets, rx_bytes, tx_packets, tx_bytes, *_ = self.tables.counters(session.slot)
         self.installer.close(session.slot, session.address)
         if session.address is not None:
             self.authority.release(session.address)
-        if session.opened and not session.up_since:
-            self.starting -= 1
-        if session.name:
-            del self.names[session.name]
-            same = self.by_user[session.user]
-            same.remove(session)
-            if not same:
-                del self.by_user[session.user]
+        self.names.remove(session)
         if session.up_since:
-            log.info("%s: ended after %.0f s: %s (from it %d octets in %d packets, to it %d in %d)", session.label, now - session.up_since,
+            log.info("%s: ended after %.0f s: %s (from it %d octets in %d packets, to it %d in %d)", label, now - session.up_since,
                      reason.text, rx_bytes, rx_packets, tx_bytes, tx_packets)
         else:
-            log.warning("%s: user %r from %s did not come up: %s", session.label, session.user, session.caller_id, reason.text)
+            self.say(logging.WARNING, now, "%s: user %r from %s did not come up: %s", label, session.user, session.caller_id, reason.text)
         if not session.up_since or reason.stage == "authentication":
             self.failures.add(session.user, session.caller_id, reason)
-        waiter = self.closed.pop(session, None)
-        if waiter is not None:
-            waiter.set()
+        for told in session.watchers:
+            told()
 
-    def disconnect(self, session: Session, now: float) -> asyncio.Event:
-        """Say goodbye by PPP and L2TP; the event is set when it is over."""
+    def disconnect(self, session: Session, now: float, told: Callable[[], None]) -> None:
+        """Say goodbye by PPP and L2TP; `told` is called when it is over."""
         reason = Reason("admin", "disconnected", "disconnected by the administrator")
+        session.watchers += (told,)
         session.state, session.reason = "closing", reason
-        waiter = self.closed.setdefault(session, asyncio.Event())
         if session.ppp is not None and session.opened:
             session.ppp.close(reason, now)
             self.touched[session.slot] = session
         else:
             self.lose(session, reason, now)
-        return waiter
 
     def shut_down(self, now: float) -> None:
-        """StopCCN to every tunnel."""
+        """StopCCN to every tunnel, and no new one."""
+        self.stopping = True
         self.endpoint.close_all(SHUTDOWN, now)
 
     def quiet(self, event: Any, now: float) -> None:
         log.debug("%s", event)
 
     def ignored(self, event: Ignored, now: float) -> None:
+        """At most one a second; a tunnel or a call that was refused is somebody's failure."""
         log.warning("%s: %s", shown(event.path.peer), event.text)
+        if event.name in ("refused_tunnel", "refused_call"):
+            self.failures.add("", shown(event.path.peer), Reason(event.name.removeprefix("refused_"), "refused", event.text))
 
     handlers: dict[type, Callable[..., None]] = {
         TunnelUp: tunnel_up, TunnelDown: tunnel_down, CallOpening: call_opening, CallUp: call_up, CallDown: call_down,

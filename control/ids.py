@@ -2,12 +2,12 @@
 
 A session id belongs to the bank of its tunnel, slot = bank << 16 | id. Ids are handed out oldest first and rest for a
 minute, so that what is still under way for an old session never meets a new one. Those never used come first, from a
-random one on.
+random one on. What a former life left behind counts as used.
 """
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
 
@@ -15,21 +15,28 @@ REST = 60.0             # seconds
 FIRST, LAST = 1, 65534  # of the ids that are handed out
 
 
-class Bank:
-    """The ids of one number space."""
+class Space:
+    """Ids from `first` on, `step` apart."""
 
-    __slots__ = ("fresh", "resting", "start", "taken")
+    __slots__ = ("first", "former", "resting", "size", "start", "step", "taken", "unused")
 
-    def __init__(self, random: Random) -> None:
-        self.start = random.randint(FIRST, LAST)
-        self.fresh = LAST - FIRST + 1                          # how many were never used
+    def __init__(self, random: Random, first: int = FIRST, step: int = 1) -> None:
+        self.first, self.step = first, step
+        self.size = (LAST - first) // step + 1
+        self.start = random.randrange(self.size)
+        self.unused = self.size                                         # how many we never came to
+        self.former: set[int] = set()                                   # of a former life: taken or resting before we came to them
         self.resting: deque[tuple[float, list[int], int]] = deque()     # when it may be used again, the workers' epochs then, id
         self.taken = 0
 
-    def next_fresh(self) -> int:
-        used = LAST - FIRST + 1 - self.fresh
-        self.fresh -= 1
-        return (self.start - FIRST + used) % (LAST - FIRST + 1) + FIRST
+    def fresh(self) -> int | None:
+        """The next one that was never used."""
+        while self.unused:
+            number = self.first + (self.start + self.size - self.unused) % self.size * self.step
+            self.unused -= 1
+            if number not in self.former:
+                return number
+        return None
 
 
 class Ids:
@@ -37,29 +44,39 @@ class Ids:
 
     def __init__(self, tables: Any, max_sessions: int, random: Random, clock: Callable[[], float], rest: float = REST) -> None:
         self.tables, self.max_sessions, self.clock, self.rest = tables, max_sessions, clock, rest
-        self.banks = [Bank(random) for _ in range(tables.banks)]
-        self.tunnels = Bank(random)
+        banks = tables.banks
+        self.banks = [Space(random) for _ in range(banks)]
+        self.tunnels = [Space(random, bank or banks, banks) for bank in range(banks)]      # by the bank that they lead to
         self.sessions = 0
-        self.reserved: set[int] = set()     # tunnel ids of a former life that still say goodbye
+
+    def inherit(self, tunnels: Iterable[int], slots: Iterable[int]) -> None:
+        """At the start: tunnels of a former life that still say goodbye are taken, slots that it left rest."""
+        for tunnel in tunnels:
+            space = self.tunnels[tunnel % len(self.banks)]
+            space.former.add(tunnel)
+            space.taken += 1
+        for slot in slots:
+            bank, session = self.banks[slot >> 16], slot & 0xFFFF
+            bank.former.add(session)
+            self._rest(bank, session)
 
     def take_tunnel(self) -> int | None:
-        """An id whose bank has the most room, as far as the next few allow a choice."""
-        bank = self.tunnels
-        for _ in range(64):
-            if bank.fresh:
-                tunnel = bank.next_fresh()
-            elif bank.resting and bank.resting[0][0] <= self.clock():
-                tunnel = bank.resting.popleft()[2]
-            else:
-                return None
-            if tunnel not in self.reserved:
-                bank.taken += 1
+        """An id whose bank is emptiest."""
+        banks, tunnels = self.banks, self.tunnels
+        for bank in sorted(range(len(banks)), key=lambda b: (banks[b].taken, tunnels[b].taken)):
+            space = tunnels[bank]
+            tunnel = space.fresh()
+            if tunnel is None and space.resting and space.resting[0][0] <= self.clock():
+                tunnel = space.resting.popleft()[2]
+            if tunnel is not None:
+                space.taken += 1
                 return tunnel
         return None
 
     def give_tunnel(self, tunnel_id: int) -> None:
-        self.tunnels.taken -= 1
-        self.tunnels.resting.append((self.clock() + self.rest, [], tunnel_id))
+        space = self.tunnels[tunnel_id % len(self.banks)]
+        space.taken -= 1
+        space.resting.append((self.clock() + self.rest, [], tunnel_id))
 
     def take_session(self, tunnel_id: int) -> int | None:
         if self.sessions >= self.max_sessions:
@@ -71,14 +88,15 @@ class Ids:
             self.sessions += 1
         return session
 
-    def _next(self, bank: Bank, tunnel_id: int) -> int | None:
-        while bank.fresh:
-            session = bank.next_fresh()
-            if self.tables.reusable(self.tables.slot(tunnel_id, session)):
+    def _next(self, bank: Space, tunnel_id: int) -> int | None:
+        tables = self.tables
+        while (session := bank.fresh()) is not None:
+            if tables.reusable(tables.slot(tunnel_id, session)):
                 return session
+            self._rest(bank, session)
         if bank.resting:
             ready, mark, session = bank.resting[0]
-            if ready <= self.clock() and self.tables.passed(mark) and self.tables.reusable(self.tables.slot(tunnel_id, session)):
+            if ready <= self.clock() and tables.passed(mark) and tables.reusable(tables.slot(tunnel_id, session)):
                 bank.resting.popleft()
                 return session
         return None
@@ -87,4 +105,7 @@ class Ids:
         bank = self.banks[tunnel_id % len(self.banks)]
         bank.taken -= 1
         self.sessions -= 1
+        self._rest(bank, session_id)
+
+    def _rest(self, bank: Space, session_id: int) -> None:
         bank.resting.append((self.clock() + self.rest, self.tables.epochs(), session_id))

@@ -78,10 +78,13 @@ class Installer:
         """What a restart needs of a tunnel, before the acknowledgment of what it says leaves."""
         self.tables.write_tunnel(state.tunnel_id, state.state, state.peer_tunnel_id, state.ns, state.nr, state.acked, state.path[:5])
 
-    def empty(self) -> None:
-        """After a crash of control: no session is ours any more."""
-        self.tables.clear_addresses()
-        slots = self.tables.used_slots()
-        states = self.tables.sessions()["state"][slots]
-        for slot in slots[(states == State.OPENING) | (states == State.OPEN)]:      # once, at the start
-            self.tables.retire(int(slot))
+    def empty(self) -> list[int]:
+        """After a crash of control: no session is ours any more. The slots that a worker or a peer may still have in mind."""
+        tables = self.tables
+        tables.clear_addresses()
+        slots = tables.used_slots()
+        states = tables.sessions()["state"][slots]
+        live = slots[(states == State.OPENING) | (states == State.OPEN)].tolist()
+        for slot in live:               # once, at the start
+            tables.retire(slot)
+        return live

@@ -288,7 +288,7 @@ class Endpoint(Machine):
         self.counts[name] += 1
         if now - self._ignored_at >= 1:
             self._ignored_at = now
-            self.emit(Ignored(path, text))
+            self.emit(Ignored(path, text, name))
 
     def moved(self, tunnel: Tunnel, was: str) -> None:
         """A tunnel changed its state: keep account of those that are being established."""

@@ -140,6 +140,7 @@ class LineErrors:
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """Something was dropped, and is counted; at most one of these a second."""
+    """Something was dropped, and is counted under this name; at most one of these a second."""
     path: Path
     text: str
+    name: str = ""

@@ -26,19 +26,19 @@ class Operations:
         self.concentrator, self.store, self.offload, self.settle = concentrator, store, offload, settle
 
     def sessions(self) -> list[dict[str, Any]]:
-        """Everybody who said a name, in order of arrival; calls that have not come so far with their state alone."""
+        """Every call, in order of arrival. One that did not authenticate yet is "starting" without a user, and named by its origin."""
         own = self.concentrator
         now = own.clock()
         return [s.row(own.tables, now) for s in own.sessions.values() if not s.ended]
 
     def find(self, name: str) -> Session:
-        """By its name, or by a user's when he has one session."""
+        """By its name, or by a user's when he has one session, or by what stands in place of a name before there is a user."""
         own = self.concentrator
-        if name in own.names:
-            return own.names[name]
-        same = own.by_user.get(name, [])
+        if name in own.names.sessions:
+            return own.names.sessions[name]
+        same = own.names.of(name) or [s for s in own.sessions.values() if not s.ended and name in (s.label, s.name and s.user)]
         if len(same) > 1:
-            raise Ambiguous(f"user {name!r} has {len(same)} sessions: {', '.join(sorted(s.name for s in same))}")
+            raise Ambiguous(f"{name!r} has {len(same)} sessions: {', '.join(sorted(s.label for s in same))}")
         if not same:
             raise NotFound(f"there is no session {name!r}")
         return same[0]
@@ -67,12 +67,13 @@ class Operations:
         """End a session with the protocol's goodbye; it is over when this returns."""
         own, session = self.concentrator, self.find(name)
         row = session.row(own.tables, own.clock())
-        over = own.disconnect(session, own.clock())
+        over = asyncio.Event()
+        own.disconnect(session, own.clock(), over.set)
         self.settle()
         try:
             await asyncio.wait_for(over.wait(), GOODBYE)
         except TimeoutError:
-            if session.reason is not None:
+            if session.reason is not None and not session.ended:
                 own.lose(session, session.reason, own.clock())
                 self.settle()
         return row

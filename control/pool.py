@@ -20,16 +20,30 @@ class Pool:
         self.clock = clock
         self.taken: dict[int, str] = {}                     # address -> user
         self.resting: dict[int, tuple[float, str]] = {}     # address -> (since, user), oldest first
-        self.last: dict[str, int] = {}                      # user -> address that is resting since
+        self.last: dict[str, int] = {}                      # user -> the address of his that rests since last
         self.range, self.next = 0, self.ranges[0][0]
 
     def __contains__(self, address: IPv4Address) -> bool:
         return any(low <= int(address) <= high for low, high in self.ranges)
 
+    def reserve(self, reserved: Iterable[IPv4Address]) -> None:
+        """Others are reserved now. What is not any more becomes free by and by, who has such an address keeps it."""
+        before, self.reserved = self.reserved, {int(a) for a in reserved}
+        for address in sorted(before - self.reserved):
+            if IPv4Address(address) in self and address not in self.taken:
+                self.resting.setdefault(address, (self.clock(), ""))
+
+    def inherit(self, resting: Iterable[tuple[int, tuple[float, str]]]) -> None:
+        """Addresses that rest since another pool had them, oldest first."""
+        for address, (since, user) in resting:
+            if IPv4Address(address) in self and address not in self.taken:
+                self.resting[address] = since, user
+                self.last[user] = address
+
     def take(self, user: str) -> IPv4Address | None:
         """An address for the user, or None when there is none."""
         address = self.last.pop(user, None)
-        if address is not None and address in self.resting:
+        if address is not None and address not in self.reserved:
             del self.resting[address]
         else:
             address = self._fresh()
@@ -44,9 +58,8 @@ class Pool:
         """A given address, for a user who has a fixed one; False when somebody holds it."""
         if int(address) in self.taken:
             return False
-        rested = self.resting.pop(int(address), None)
-        if rested is not None:
-            self.last.pop(rested[1], None)
+        if int(address) in self.resting:
+            self._wake(int(address))
         self.taken[int(address)] = user
         return True
 
@@ -55,6 +68,12 @@ class Pool:
         if user is not None:
             self.resting[int(address)] = (self.clock(), user)
             self.last[user] = int(address)
+
+    def _wake(self, address: int) -> None:
+        """An address rests no more, and nobody's last one it is."""
+        _, user = self.resting.pop(address)
+        if self.last.get(user) == address:
+            del self.last[user]
 
     def _fresh(self) -> int | None:
         """The next one that was never given."""
@@ -72,11 +91,11 @@ class Pool:
 
     def _rested(self) -> int | None:
         """The one that rests longest, if that is long enough."""
-        for address, (since, user) in self.resting.items():
-            if self.clock() - since < REST:
+        while self.resting:
+            address = next(iter(self.resting))
+            if self.clock() - self.resting[address][0] < REST:
                 return None
-            del self.resting[address]
-            if self.last.get(user) == address:
-                del self.last[user]
-            return address
+            self._wake(address)
+            if address not in self.reserved:
+                return address
         return None

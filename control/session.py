@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from ipaddress import IPv4Address
 from typing import Any, Literal
 
@@ -20,8 +21,8 @@ SERVICE = "l2tp"
 class Session:
     """From CallOpening to CallDown."""
 
-    __slots__ = ("address", "alarm", "call", "caller_id", "ended", "generation", "link", "name", "opened", "owner", "ppp", "profile",
-                 "reason", "sequenced", "slot", "started", "state", "up_since", "user")
+    __slots__ = ("account", "address", "alarm", "call", "caller_id", "ended", "generation", "link", "name", "number", "opened", "owner",
+                 "ppp", "profile", "reason", "sequenced", "slot", "started", "state", "up_since", "user", "watchers")
 
     def __init__(self, call: CallOpening, slot: int, generation: int, owner: int, now: float) -> None:
         self.call, self.slot, self.generation, self.owner, self.started = call, slot, generation, owner, now
@@ -30,7 +31,8 @@ class Session:
         self.link: LinkUp | None = None         # while user data flows
         self.profile: Profile | None = None
         self.address: IPv4Address | None = None
-        self.user, self.name = "", ""
+        self.user = self.account = self.name = ""   # as the peer says it, the secret's name, how people call this session
+        self.number = 0                         # of its name (Names)
         self.state: State = "starting"
         self.reason: Reason | None = None       # why it is ending
         self.up_since = 0.0                     # monotonic, of the first LinkUp
@@ -38,6 +40,7 @@ class Session:
         self.opened = False                     # its LCP was started
         self.ended = False
         self.alarm: float | None = None         # when the timer heap comes to it
+        self.watchers: tuple[Callable[[], None], ...] = ()      # who wants to know when it is over
 
     @property
     def label(self) -> str:
