@@ -1,0 +1,67 @@
+"""What the READMEs say is what the code does: keys, commands, examples, verdicts, state tables."""
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from headrace.control import command, listing, supervisor
+from headrace.control.settings import Concentrator, L2tp, Profile, Secret, Table
+
+TREE = Path(__file__).parents[1]
+TABLES = {"[concentrator]": Concentrator, "[profiles.NAME]": Profile, "[secrets.USER]": Secret, "[server.l2tp]": L2tp}
+SECONDS = {"30s": 30.0, "50us": 50e-6}
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of the first Markdown table in a text, without its head."""
+    lines = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
+    assert lines
+    return [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines[0].splitlines()[2:]]
+
+
+def default(table: type[Table], name: str) -> Any:
+    field = table.model_fields[name]
+    return "none: must be there" if field.is_required() else field.default
+
+
+def spoken(text: str) -> Any:
+    """A default as the README writes it."""
+    if text in ("none", "none: must be there"):
+        return None if text == "none" else text
+    value = tomllib.loads(f"x = {text}")["x"]
+    return SECONDS.get(value, value) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("heading", TABLES)
+def test_the_reference_has_every_key_with_its_default(heading):
+    model = TABLES[heading]
+    text = (TREE / "README.md").read_text().partition(f"\n`{heading}`\n")[2]
+    said = {row[0].removesuffix(" *"): spoken(row[1]) for row in rows(text)}
+    known = {name.replace("_", "-"): default(model, name) for name in model.model_fields}
+    assert said.keys() == known.keys()
+    for key, value in known.items():
+        value = str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        assert said[key] == value, key
+
+
+@pytest.mark.parametrize(("heading", "fixed"), [("[concentrator]", supervisor.FIXED), ("[server.l2tp]", supervisor.FIXED_L2TP)])
+def test_the_reference_marks_what_needs_a_restart(heading, fixed):
+    text = (TREE / "README.md").read_text().partition(f"\n`{heading}`\n")[2]
+    assert {row[0].removesuffix(" *") for row in rows(text) if row[0].endswith("*")} == {key.replace("_", "-") for key in fixed}
+
+
+def test_every_command_is_described():
+    text = (TREE / "README.md").read_text()
+    described = set(re.findall(r"^\| `headrace ([a-z]+)", text, re.MULTILINE))
+    assert described == {c.callback.__name__ for c in command.app.registered_commands}
+
+
+def test_the_examples_are_what_the_command_prints():
+    text = (TREE / "README.md").read_text()
+    joe = {"name": "<l2tp-joe>", "state": "open", "user": "joe", "caller-id": "192.0.2.7", "address": "10.67.0.2", "uptime": 4344,
+           "idle-time": 4, "encoding": "", "mtu": 1450, "mru": 1450, "rx-bytes": 1512345, "tx-bytes": 28100000, "local-address": "10.67.0.1"}
+    assert f"$ headrace sessions\n{listing.table(listing.SESSIONS, [joe])}\n" in text
+    assert f"$ headrace monitor joe --once\n{listing.monitor(joe)}\n" in text
