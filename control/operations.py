@@ -12,6 +12,7 @@ from ..fastpath.packet import Verdict
 from . import config as configuration
 from .api import Ambiguous, NotFound
 from .concentrator import Concentrator
+from .log import set_level
 from .session import Session
 from .store import Store, memory
 
@@ -89,5 +90,6 @@ class Operations:
             os.close(fd)
         config = configuration.restore(self.store.read("config"))
         self.concentrator.configure(config)
+        set_level(config.concentrator.log)
         log.info("%s was read again", path)
         return {"file": str(path)}

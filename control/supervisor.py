@@ -31,6 +31,7 @@ from . import config as configuration
 from . import listener, store, tun
 from .child import OFTEN, Child
 from .kernel import Kernel
+from .log import set_level
 from .settings import Config
 from .tun import SetupError
 
@@ -175,6 +176,7 @@ class Supervisor:
         self.kernel.apply(new)
         if new.concentrator.masquerade:
             self.kernel.masquerade(new.concentrator.masquerade, new)
+        set_level(new.concentrator.log)
         self.config = new
         return store.memory("config", configuration.dump(new))
 

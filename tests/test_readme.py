@@ -62,6 +62,7 @@ def test_every_command_is_described():
 def test_the_examples_are_what_the_command_prints():
     text = (TREE / "README.md").read_text()
     joe = {"name": "<l2tp-joe>", "state": "open", "user": "joe", "caller-id": "192.0.2.7", "address": "10.67.0.2", "uptime": 4344,
-           "idle-time": 4, "encoding": "", "mtu": 1450, "mru": 1450, "rx-bytes": 1512345, "tx-bytes": 28100000, "local-address": "10.67.0.1"}
+           "idle-time": 4, "encoding": "", "mtu": 1450, "mru": 1450, "rx-bytes": 1512345, "tx-bytes": 28100000,
+           "local-address": "10.67.0.1"}
     assert f"$ headrace sessions\n{listing.table(listing.SESSIONS, [joe])}\n" in text
     assert f"$ headrace monitor joe --once\n{listing.monitor(joe)}\n" in text

@@ -395,7 +395,7 @@ def test_offload_sets(place, offload, tun, udp):
 def test_reload(place):
     place.start()
     index = place.interface()["ifindex"]
-    place.configure(l2tp="max-mtu = 1400", pools='guests = ["10.68.0.0/24"]')
+    place.configure('log = "warning"', l2tp="max-mtu = 1400", pools='guests = ["10.68.0.0/24"]')
     os.kill(place.pids()["supervisor"], signal.SIGHUP)
     until("reloaded", (place.run_dir / "reloaded").exists)
     until("answered", lambda: (place.run_dir / "reloaded").read_text())
@@ -407,6 +407,7 @@ def test_reload(place):
     os.kill(place.pids()["supervisor"], signal.SIGHUP)
     until("reloaded", lambda: (place.run_dir / "reloaded").exists() and (place.run_dir / "reloaded").read_text())
     assert place.interface()["routes"] == ["10.67.0.0/16"] and place.interface()["mtu"] == 1450
+    assert place.log.count("SIGHUP") == 1       # the second one is below the level that the first one set
 
 
 @pytest.mark.root
