@@ -103,6 +103,7 @@ Address = Annotated[IPv4Address, BeforeValidator(_address), PlainSerializer(str)
 Network = Annotated[IPv4Network, BeforeValidator(_network), PlainSerializer(str)]
 PoolOrAddress = Annotated[IPv4Address | str, BeforeValidator(_pool_or_address), PlainSerializer(str)]
 Interface = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,15}$")]
+WORKERS = 16             # that a forwarder can have (fastpath/worker.pxd)
 Mtu = Annotated[StrictInt, Field(ge=576, le=1500)]
 Method = Literal["mschap2", "mschap1", "chap", "pap"]
 Dscp = Annotated[Literal["inherit"] | int, BeforeValidator(_dscp)]
@@ -117,7 +118,7 @@ class Table(BaseModel):
 class Concentrator(Table):
     """[concentrator]: the process and its interface."""
     interface: Interface = "hr0"
-    workers: Annotated[StrictInt, Field(ge=0, le=64)] = 0
+    workers: Annotated[StrictInt, Field(ge=0, le=WORKERS)] = 0
     max_sessions: Annotated[StrictInt, Field(ge=1, le=1_000_000)] = 65536
     run_dir: Annotated[Path, AfterValidator(_absolute), PlainSerializer(str)] = Path("/run/headrace")
     offload: Literal["auto", "uso", "tso", "csum", "none"] = "auto"

@@ -12,7 +12,7 @@ import socket
 import struct
 import sys
 
-from .settings import Concentrator
+from .settings import WORKERS, Concentrator
 
 IFF_TUN, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR = 0x0001, 0x0100, 0x1000, 0x4000
 TUNSETIFF, TUNSETOFFLOAD, TUNSETVNETHDRSZ = 0x400454CA, 0x400454D0, 0x400454D8
@@ -85,9 +85,9 @@ def set_offload(fd: int, wanted: str) -> str:
 
 
 def workers(concentrator: Concentrator) -> int:
-    """How many workers the setting means: 0 is one for each core that the forwarder may use."""
+    """How many workers the setting means: 0 is one for each core that the forwarder may use, up to what it can have."""
     cores = pinned("FORWARDER") or os.sched_getaffinity(0)
-    return concentrator.workers or min(len(cores), 64)
+    return concentrator.workers or min(len(cores), WORKERS)
 
 
 def pinned(role: str) -> set[int]:

@@ -127,7 +127,7 @@ def test_mistakes(file, added, line, sentence):
     ('["10.67.0.0/16"]', '["10.67.0.0/16"]\nguests = ["10.67.8.0/24"]', 6,
      'pools.guests has 10.67.8.0/24, which overlaps 10.67.0.0/16 of pool "clients"; pools must not share addresses'),
     ('["10.67.0.0/16"]', '["10.67.0.0/16", "10.67.1.0/24"]', 5, "pools.clients has 10.67.1.0/24, which overlaps 10.67.0.0/16 of itself"),
-    ("workers = 2", "workers = -1", 2, "concentrator.workers is -1, but must be from 0 to 64"),
+    ("workers = 2", "workers = -1", 2, "concentrator.workers is -1, but must be from 0 to 16"),
     ("workers = 2", 'spin = "1s"', 2, 'concentrator.spin is "1s", but must be at most 10ms'),
     ("workers = 2", 'run-dir = "run"', 2, 'concentrator.run-dir is "run", but must be an absolute path'),
     ("workers = 2", 'offload = "gso"', 2, 'concentrator.offload is "gso", but must be "auto", "uso", "tso", "csum" or "none"'),
