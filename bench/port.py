@@ -38,12 +38,13 @@ def open_udp(local: tuple[str, int]) -> socket.socket:
     return s
 
 
-def open_packet(interface: str) -> tuple[socket.socket, bytes]:
+def open_packet(interface: str, whole: bool = True) -> tuple[socket.socket, bytes]:
     """A packet socket that puts IPv4 packets into a TUN as if the kernel had routed them there, super-packets too, and the
-    address to send to. It is not bound: it would get a copy of what the TUN brings."""
+    address to send to. It is not bound: it would get a copy of what the TUN brings. Past the queueing discipline it can tell
+    when the TUN is full; but there the kernel drops super-packets that the TUN does not take `whole`, instead of cutting them."""
     s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
     s.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
-    s.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
+    s.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, int(whole))
     s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
     return s, struct.pack("=H2siHBB8x", socket.AF_PACKET, ETH_P_IP.to_bytes(2, "big"), socket.if_nametoindex(interface), 0, 0, 0)
 

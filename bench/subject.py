@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import NamedTuple
 
 from .lab import FORWARDER, HOST, OTHERS, PEER, Lab, LabError, Namespace
@@ -36,6 +35,7 @@ class Far(NamedTuple):
     framing: str
     sessions: list[Session]
     interface: str              # the forwarder's TUN
+    whole: bool = True          # which takes super-packets
 
 
 class Packets(NamedTuple):
@@ -52,8 +52,7 @@ def session_address(number: int) -> str:
 
 
 class Subject:
-    """The interface; `protocol` is its name in results."""
-    protocol = ""
+    """The interface."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
@@ -70,6 +69,9 @@ class Subject:
         """So many sessions are up, and nobody reads the peer's outer socket."""
         raise NotImplementedError
 
+    def attend(self) -> None:
+        """Between two runs: what the protocol needs so that sessions stay."""
+
     def pids(self) -> list[int]:
         """Processes with threads on the forwarder's core."""
         raise NotImplementedError
@@ -78,13 +80,13 @@ class Subject:
         raise NotImplementedError
 
     def stop(self) -> None:
-        """Say goodbye; the lab ends what is left."""
+        """Say goodbye and close the far end's socket; the lab ends what is left. Whatever came before, or did not."""
 
 
 class Null(Subject):
     """The null tunnel, and another one as its peer."""
-    protocol = "null"
     PORT = 5000
+    _wire: socket.socket | None = None
 
     def start(self) -> None:
         self._forwarder = tunnel(self.lab.host, "nt0", HOST, PEER, self.PORT, FORWARDER)
@@ -97,8 +99,12 @@ class Null(Subject):
 
     def attach(self, sessions: int) -> Far:
         with self.lab.peer.entered():
-            wire = open_udp((PEER, self.PORT))
+            wire = self._wire = open_udp((PEER, self.PORT))
         return Far(wire, (HOST, self.PORT), "null", [Session(1, n + 1, session_address(n)) for n in range(sessions)], "nt0")
+
+    def stop(self) -> None:
+        if self._wire:
+            self._wire.close()
 
     def pids(self) -> list[int]:
         return [self._forwarder.pid]
@@ -119,6 +125,3 @@ def tunnel(side: Namespace, name: str, local: str, peer: str, port: int, cpu: in
     if line != "ready\n":
         raise LabError(f"the null tunnel did not start: {(line + process.stderr.read()).strip().splitlines()[-1:]}")
     return process
-
-
-SUBJECTS: dict[str, Callable[[Lab], Subject]] = {"null": Null}

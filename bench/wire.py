@@ -1,6 +1,6 @@
 """Cost of an inner packet on a wire, against the null tunnel: `python -m headrace.bench.wire`.
 
-    for each wire and kind of traffic: subject and baseline, each in a lab of its own (lab.py, subject.py)
+    for each wire and kind of traffic: subject and baseline, each in a lab of its own (lab.py, subject.py, headrace.py)
         for each case: runs A B A B ..., and of each run
             cost    run time of every thread on the forwarder's core, by inner data packet (design.md 8)
             beside  Gbit/s, packets a second, loss, and which core was full
@@ -31,17 +31,19 @@ from rich.console import Console
 from rich.table import Table
 
 from .generator import Generator
+from .headrace import Headrace, Plain
 from .lab import OTHERS, WIRES, Lab, LabError, Meter, Usage, interruptible
 from .port import merge, open_packet
 from .record import write
 from .sample import estimate
 from .sink import Sink
-from .subject import INSIDE, MTU, SUBJECTS, Far, Packets, Subject
+from .subject import INSIDE, MTU, Far, Null, Packets, Subject
 
 SINK_PORT = 9
 SMALL, FLOWS = 64, 64
 DIRECTIONS = ("up", "down")
 TRAFFIC = ("tcp", "small")
+SUBJECTS: dict[str, Callable[[Lab], Subject]] = {"null": Null, "headrace": Headrace, "headrace-none": Plain}
 
 
 class Case(NamedTuple):
@@ -123,7 +125,7 @@ def traffic(subject: Subject, far: Far, case: Case, rate: float = 0) -> Iterator
                    Sink(inner.fileno(), "bare", streams))
     else:
         with host.entered():
-            into, address = open_packet(far.interface)
+            into, address = open_packet(far.interface, far.whole)
         with into:
             yield (Generator(into.fileno(), "bare", far.sessions, INSIDE, peer=address, flows=case.flows, size=case.size,
                              coalescible=case.coalescible, rate=rate, port=SINK_PORT),
@@ -168,29 +170,30 @@ def settled(subject: Subject) -> Packets:
 @contextlib.contextmanager
 def prepared(make: Callable[[Lab], Subject], wire: str, kind: str, sessions: int) -> Iterator[Callable[[Case, float], Run]]:
     """A subject in a lab of its own that is ready for one kind of traffic."""
-    with Lab(wire) as lab:
+    with Lab(wire) as lab, contextlib.ExitStack() as stack:
         subject = make(lab)
+        stack.callback(subject.stop)
         subject.start()
-        try:
-            if kind == "tcp":
-                subject.dial()
-                yield lambda case, seconds: tcp(subject, case, seconds)
-            else:
-                far = subject.attach(sessions)
-                with far.wire:
-                    yield lambda case, seconds: small(subject, far, case, seconds)
-        finally:
-            subject.stop()
+        far: Far | None = None
+        if kind == "tcp":
+            subject.dial()
+        else:
+            far = subject.attach(sessions)
+
+        def run(case: Case, seconds: float) -> Run:
+            subject.attend()
+            return small(subject, far, case, seconds) if far else tcp(subject, case, seconds)
+        yield run
 
 
-def compare(rows: Iterable[Case], name: str, make: Callable[[Lab], Subject], baseline: Callable[[Lab], Subject],
-            pairs: int, seconds: float, say: Callable[[str], None]) -> Rows[dict[str, Any], None, None]:
+def compare(rows: Iterable[Case], name: str, other: str, pairs: int, seconds: float,
+            say: Callable[[str], None]) -> Rows[dict[str, Any], None, None]:
     """Each case in interleaved runs of the subject and its baseline."""
     kinds: dict[tuple[str, str, int], list[Case]] = {}
     for case in rows:
         kinds.setdefault((case.wire, case.traffic, case.sessions), []).append(case)
     for (wire, kind, sessions), group in kinds.items():
-        with prepared(make, wire, kind, sessions) as a, prepared(baseline, wire, kind, sessions) as b:
+        with prepared(SUBJECTS[name], wire, kind, sessions) as a, prepared(SUBJECTS[other], wire, kind, sessions) as b:
             for case in group:
                 samples: tuple[list[Run], list[Run]] = ([], [])
                 for i in range(pairs):
@@ -198,34 +201,34 @@ def compare(rows: Iterable[Case], name: str, make: Callable[[Lab], Subject], bas
                         f"{i + 1}/{pairs}")
                     samples[0].append(a(case, seconds))
                     samples[1].append(b(case, seconds))
-                yield result(name, case, *samples)
+                yield result(name, other, case, *samples)
 
 
-def result(name: str, case: Case, subject: list[Run], null: list[Run]) -> dict[str, Any]:
-    """A row; `ratio` is the subject's cost to the null tunnel's in the run beside it: 1 is as cheap, 1.1 is 10 % dearer."""
+def result(name: str, other: str, case: Case, subject: list[Run], baseline: list[Run]) -> dict[str, Any]:
+    """A row; `ratio` is the subject's cost to its baseline's in the run beside it: 1 is as cheap, 1.1 is 10 % dearer."""
     def middle(runs: list[Run], field: str) -> float | None:
         values = [getattr(run, field) for run in runs if getattr(run, field) is not None]
         return statistics.median(values) if values else None
-    ratio = estimate([a.cost_ns / b.cost_ns for a, b in zip(subject, null, strict=True)])
+    ratio = estimate([a.cost_ns / b.cost_ns for a, b in zip(subject, baseline, strict=True)])
     return {
-        "protocol": name, **case._asdict(),
-        "cost_ns": middle(subject, "cost_ns"), "null_cost_ns": middle(null, "cost_ns"),
+        "subject": name, "baseline": other, **case._asdict(),
+        "cost_ns": middle(subject, "cost_ns"), "baseline_cost_ns": middle(baseline, "cost_ns"),
         "ratio": ratio.median, "ratio_interval": [ratio.low, ratio.high], "confidence": ratio.confidence,
-        "gbit_s": middle(subject, "gbit_s"), "null_gbit_s": middle(null, "gbit_s"), "pps": middle(subject, "pps"),
+        "gbit_s": middle(subject, "gbit_s"), "baseline_gbit_s": middle(baseline, "gbit_s"), "pps": middle(subject, "pps"),
         "loss": middle(subject, "loss"), "forwarder_share": middle(subject, "forwarder"), "others_share": middle(subject, "others"),
         "foreign_share": middle(subject, "foreign"),
         "bottleneck": statistics.mode(run.bottleneck for run in subject),
-        "samples": {"subject": [run._asdict() for run in subject], "null": [run._asdict() for run in null]},
+        "samples": {"subject": [run._asdict() for run in subject], "baseline": [run._asdict() for run in baseline]},
     }
 
 
 def table(results: list[dict[str, Any]]) -> Table:
-    t = Table("protocol", "traffic", "direction", "wire", title="ns of the forwarder's core an inner packet", box=None)
-    for head in ("cost", "null", "ratio", "interval", "Gbit/s", "kpps", "loss", "core 0", "core 1", "full"):
+    t = Table("subject", "traffic", "direction", "wire", title="ns of the forwarder's core an inner packet", box=None)
+    for head in ("cost", "baseline", "ratio", "interval", "Gbit/s", "kpps", "loss", "core 0", "core 1", "full"):
         t.add_column(head, justify="right")
     for r in results:
         kind = f"{r['traffic']} {r['size']}" + ("" if r["traffic"] == "tcp" else " runs" if r["coalescible"] else " mixed")
-        t.add_row(r["protocol"], kind, r["direction"], r["wire"], f"{r['cost_ns']:.0f}", f"{r['null_cost_ns']:.0f}", f"{r['ratio']:.3f}",
+        t.add_row(r["subject"], kind, r["direction"], r["wire"], f"{r['cost_ns']:.0f}", f"{r['baseline_cost_ns']:.0f}", f"{r['ratio']:.3f}",
                   "{:.2f}-{:.2f}".format(*r["ratio_interval"]), f"{r['gbit_s']:.2f}", f"{r['pps'] / 1e3:.0f}",
                   "" if r["loss"] is None else f"{r['loss']:.1%}", f"{r['forwarder_share']:.0%}", f"{r['others_share']:.0%}",
                   r["bottleneck"])
@@ -255,6 +258,7 @@ def some(choices: Iterable[str]) -> Callable[[str], list[str]]:
 def main() -> int:
     p = argparse.ArgumentParser(prog="headrace.bench.wire", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--subject", choices=SUBJECTS, default="null", help="what to measure; null against itself shows the noise")
+    p.add_argument("--baseline", choices=SUBJECTS, default="null", help="what to divide by; headrace, to see what its offloads save")
     p.add_argument("--traffic", type=some(TRAFFIC), default=list(TRAFFIC), help="tcp,small")
     p.add_argument("--direction", type=some(DIRECTIONS), default=list(DIRECTIONS), help="up,down")
     p.add_argument("--wire", type=some(WIRES), default=list(WIRES), help="offload,plain")
@@ -270,7 +274,7 @@ def main() -> int:
     try:
         pin()
         with progress.status("") as status, contextlib.closing(compare(
-                cases(a.traffic, a.direction, a.wire), a.subject, SUBJECTS[a.subject], SUBJECTS["null"], a.pairs, a.seconds,
+                cases(a.traffic, a.direction, a.wire), a.subject, a.baseline, a.pairs, a.seconds,
                 status.update if progress.is_terminal else progress.print)) as rows:
             results.extend(rows)
     except LabError as e:

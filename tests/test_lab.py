@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from headrace.bench import wire
+from headrace.bench.headrace import Headrace, Plain
 from headrace.bench.lab import FORWARDER, HOST, OTHERS, PEER, Lab, LabError, Meter, threads
 from headrace.bench.port import open_tun, open_udp
 from headrace.bench.sample import estimate
@@ -38,14 +39,41 @@ def test_null_against_null_in_the_shape_of_results(tmp_path: Path) -> None:
         ("tcp", "up", True), ("tcp", "down", True), ("small", "up", True), ("small", "up", False), ("small", "down", True),
         ("small", "down", False)]
     for r in rows:
-        assert {"protocol", "size", "direction", "wire", "sessions", "flows", "cost_ns", "null_cost_ns", "ratio", "gbit_s", "pps", "loss",
-                "bottleneck"} <= set(r)
+        assert {"subject", "baseline", "size", "direction", "wire", "sessions", "flows", "cost_ns", "baseline_cost_ns", "ratio",
+                "gbit_s", "pps", "loss", "bottleneck"} <= set(r)
         assert r["cost_ns"] > 0 and 1 / 3 < r["ratio"] < 3
-        for run in r["samples"]["subject"] + r["samples"]["null"]:
+        for run in r["samples"]["subject"] + r["samples"]["baseline"]:
             assert run["packets"] > 1000 and 0 < run["forwarder"] <= 1.05
     by_kind = {(r["traffic"], r["direction"], r["coalescible"]): r["cost_ns"] for r in rows}
     assert by_kind["small", "up", False] > 2 * by_kind["small", "up", True], "runs were not coalesced, or all were"
     assert by_kind["small", "down", False] > 2 * by_kind["small", "down", True]
+
+
+@root
+@pytest.mark.parametrize("kind", ["tcp", "small"])
+@pytest.mark.parametrize("make", [Headrace, Plain])
+def test_headrace_is_dialled_measured_and_gone(make: type[Headrace], kind: str) -> None:
+    """Sessions of the real concentrator; both directions are counted as its verdicts are, and nobody is left."""
+    with wire.prepared(make, "offload", kind, sessions=3) as run:
+        runs = [run(Case(kind, direction, "offload", MTU if kind == "tcp" else 64, sessions=1 if kind == "tcp" else 3), 1)
+                for direction in ("up", "down")]
+        running = serving()
+    assert running and not serving()
+    for r in runs:
+        assert r.packets > 1000 and r.cost_ns > 0 and 0 < r.forwarder <= 1.05
+        assert r.loss is None or r.loss < 1
+    if kind == "tcp":
+        assert all(r.gbit_s > 0.05 for r in runs)
+
+
+def serving() -> list[int]:
+    """Processes of this process's concentrators."""
+    parents = {int(p.name): int((p / "stat").read_text().rpartition(")")[2].split()[1]) for p in Path("/proc").glob("[0-9]*")
+               if (p / "stat").exists()}
+    mine = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in mine} - mine:
+        mine |= more
+    return [pid for pid in mine if b"headrace.control" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 @root

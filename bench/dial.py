@@ -1,0 +1,176 @@
+"""The far end's control connection: our own LAC dials sessions of one tunnel and keeps them, over any datagram socket.
+
+    datagram -> control message -> L2TP (RFC 2661) -> calls -> PPP client of each -> sessions that are up
+             -> data message    -> PPP of its session; user data is not for us
+
+The machines are control's own, in the client's role. Nothing runs by itself: `dial` until all sessions are up,
+then `attend` whenever something can be read, or once in a while.
+"""
+from __future__ import annotations
+
+import itertools
+import os
+import select
+import socket
+import struct
+import time
+from random import Random
+
+from ..control.address import mapped
+from ..control.l2tp import CallDown, CallOpening, CallUp, Endpoint, Path, Settings, TunnelDown
+from ..control.ppp import PPP, LinkDown, LinkSettings, LinkUp
+from ..control.reason import Reason
+from .lab import LabError
+from .port import SOL_UDP, UDP_GRO
+from .subject import Session
+
+PATIENCE = 20.0             # seconds until all sessions must be up
+AT_ONCE = 64                # calls that are being set up at a time
+LARGEST = 65536
+GOODBYE = Reason("tunnel", "shutdown", "the bench is over")
+T, L, S, O = 0x8000, 0x4000, 0x0800, 0x0200     # of an L2TP header
+FF03, IP = b"\xff\x03", 0x0021
+
+
+class Ids:
+    """l2tp.Ids: they count up, and a bench needs none twice."""
+
+    def __init__(self) -> None:
+        self.tunnels, self.sessions = itertools.count(1), itertools.count(1)
+
+    def take_tunnel(self) -> int:
+        return next(self.tunnels)
+
+    def take_session(self, tunnel_id: int) -> int:
+        return next(self.sessions)
+
+    def give_tunnel(self, tunnel_id: int) -> None:
+        pass
+
+    def give_session(self, tunnel_id: int, session_id: int) -> None:
+        pass
+
+
+class Call:
+    """One session: the concentrator's ids, and the PPP client."""
+
+    def __init__(self, opening: CallOpening, ppp: PPP) -> None:
+        self.header = struct.pack("!HHH", 2, opening.peer_tunnel_id, opening.peer_session_id)
+        self.ids = opening.tunnel_id, opening.session_id
+        self.peer_ids = opening.peer_tunnel_id, opening.peer_session_id
+        self.ppp = ppp
+        self.link: LinkUp | None = None
+
+
+class Lac:
+    """One tunnel to the concentrator at `peer`. `wire` may be replaced once the sessions are up."""
+
+    def __init__(self, wire: socket.socket, peer: tuple[str, int], link: LinkSettings) -> None:
+        self.wire, self.peer, self.settings = wire, peer, link
+        self.random = Random(1)
+        self.endpoint = Endpoint(Settings(host_name="bench"), Ids(), os.urandom)
+        host, port = wire.getsockname()[:2]
+        self.path = Path(0, mapped(socket.inet_aton(host)), port, mapped(socket.inet_aton(peer[0])), peer[1])
+        self.calls: dict[int, Call] = {}
+        self.tunnel = self.up = 0
+        self.failure = ""
+
+    def dial(self, sessions: int) -> list[Session]:
+        """Have so many sessions up; as the concentrator knows them."""
+        until = time.monotonic() + PATIENCE
+        self.tunnel = self.endpoint.dial(self.path, time.monotonic())
+        placed = 0
+        while self.up < sessions:
+            while placed < sessions and placed - self.up < AT_ONCE:
+                self.endpoint.place_call(self.tunnel, time.monotonic())
+                placed += 1
+            self.attend(0.05)
+            if not self.failure and time.monotonic() > until:
+                self.failure = f"{self.up} of {sessions} sessions were up within {PATIENCE:.0f} s"
+            if self.failure:
+                raise LabError(f"dialling: {self.failure}")
+        return [Session(*call.peer_ids, str(call.link.local_address)) for call in self.calls.values() if call.link]
+
+    def attend(self, timeout: float = 0) -> None:
+        """Take what has arrived, waiting that long for it; let time pass, and answer."""
+        self._flush()
+        select.select([self.wire], [], [], timeout)
+        while True:
+            try:
+                data, notes, _, _ = self.wire.recvmsg(LARGEST, 64, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            if not data:
+                break
+            size = next((struct.unpack("i", note)[0] for level, kind, note in notes if (level, kind) == (SOL_UDP, UDP_GRO)), len(data))
+            for at in range(0, len(data), size):
+                self._receive(data[at:at + size])
+        now = time.monotonic()
+        if (due := self.endpoint.deadline()) is not None and due <= now:
+            self.endpoint.tick(now)
+        for call in self.calls.values():
+            if (due := call.ppp.deadline()) is not None and due <= now:
+                call.ppp.tick(now)
+                self._say(call)
+        self._flush()
+
+    def close(self) -> None:
+        """StopCCN, and no wait for its acknowledgment."""
+        self.endpoint.close_all(GOODBYE, time.monotonic())
+        self._flush()
+
+    def _receive(self, data: bytes) -> None:
+        now = time.monotonic()
+        if len(data) < 6:
+            return
+        flags = struct.unpack_from("!H", data)[0]
+        if flags & T:
+            self.endpoint.receive(self.path, data, now)
+        else:
+            at = 4 if flags & L else 2
+            call = self.calls.get(struct.unpack_from("!HH", data, at)[1])
+            at += 8 if flags & S else 4
+            if flags & O:
+                at += 2 + struct.unpack_from("!H", data, at)[0]
+            if data[at:at + 2] == FF03:
+                at += 2
+            if call and len(data) >= at + 2 and not data[at] & 1 and (protocol := struct.unpack_from("!H", data, at)[0]) != IP:
+                call.ppp.receive(protocol, data[at + 2:], now)
+                self._say(call)
+        self._flush()
+
+    def _flush(self) -> None:
+        """Events first, then what is to be sent (machine.py)."""
+        now = time.monotonic()
+        for event in self.endpoint.events():
+            if isinstance(event, CallOpening):
+                self.calls[event.session_id] = Call(event, PPP("client", self.settings, self.random))
+            elif isinstance(event, CallUp):
+                call = self.calls[event.session_id]
+                call.ppp.open(now)
+                self._say(call)
+            elif isinstance(event, (CallDown, TunnelDown)) and event.reason != GOODBYE:
+                self.failure = event.reason.text
+        for _, message in self.endpoint.outgoing():
+            self._send(message)
+
+    def _say(self, call: Call) -> None:
+        """The same for one link."""
+        for event in call.ppp.events():
+            if isinstance(event, LinkUp):
+                call.link = event
+                self.up += 1
+            elif isinstance(event, LinkDown):
+                self.failure = event.reason.text
+        for protocol, packet in call.ppp.outgoing():
+            self._send(call.header + FF03 + protocol.to_bytes(2, "big") + packet)
+
+    def _send(self, data: bytes) -> None:
+        """To the concentrator; through a door to the data plane there is only one way."""
+        try:
+            if self.wire.family == socket.AF_UNIX:
+                self.wire.send(data)
+            else:
+                self.wire.sendto(data, self.peer)
+        except BlockingIOError:
+            pass                    # lost, as on a wire

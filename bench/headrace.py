@@ -1,0 +1,105 @@
+"""headrace as a subject: `headrace serve` in the lab's host, one worker on the forwarder's core, all else on the other.
+
+The peer is our own LAC (dial.py). For TCP its data plane is the null tunnel's with L2TP's header (lac.py), so that
+what differs between the two sides of a ratio is the forwarder alone.
+"""
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+from ..control.ppp import LinkSettings
+from .concentrator import PASSWORD, Concentrator, user
+from .dial import Lac
+from .lab import FORWARDER, HOST, OTHERS, PEER, Lab, LabError
+from .lac import DataPlane
+from .port import merge, open_tun
+from .subject import GSO_MAX_SIZE, MTU, Far, Packets, Subject
+
+PORT = 1701
+
+
+class Headrace(Subject):
+    """One concentrator; `offload` is its setting."""
+    offload = "auto"
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__(lab)
+        self._concentrator: Concentrator | None = None
+        self._lac: Lac | None = None
+        self._plane: DataPlane | None = None
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        # Nobody answers echoes while the sink has the far end's socket, hence the long keepalive.
+        self._concentrator = Concentrator(
+            self.lab.host, cpu=OTHERS, concentrator={"offload": self.offload, "spin": "0s", "log": "warning"},
+            server={"max-mtu": MTU, "max-mru": MTU, "keepalive-timeout": "1h"},
+            environment={"HEADRACE_FORWARDER_CPUS": str(FORWARDER), "HEADRACE_CONTROL_CPUS": str(OTHERS)})
+        self._forwarder = self._concentrator.pids()["forwarder"]
+
+    def _dial(self, sessions: int) -> Lac:
+        with self.lab.peer.entered():
+            wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            wire.bind((PEER, PORT))
+        link = LinkSettings(mru=MTU, mtu=MTU, authentication=("mschap2",), user=user(0), password=PASSWORD)
+        self._lac = Lac(wire, (HOST, PORT), link)
+        self._sessions = self._lac.dial(sessions)
+        merge(wire)
+        return self._lac
+
+    def dial(self) -> str:
+        lac = self._dial(1)
+        call = next(iter(lac.calls.values()))
+        with self.lab.peer.entered():
+            self._tun = open_tun("lt0")
+        self.lab.peer.configure("lt0", f"{self._sessions[0].address}/16", MTU, GSO_MAX_SIZE)
+        self._plane = DataPlane(self._tun, lac.wire, lac.peer, call.ids, call.peer_ids, cpu=OTHERS)
+        self._wire, lac.wire = lac.wire, self._plane.control
+        self._plane.start()
+        self._keeper = threading.Thread(target=self._keep, name="keeper")
+        self._keeper.start()
+        return self._sessions[0].address
+
+    def _keep(self) -> None:
+        """Answer what is not user data, as long as the data plane runs."""
+        assert self._lac
+        while not self._ended.is_set():
+            self._lac.attend(0.5)
+
+    def attach(self, sessions: int) -> Far:
+        wire = self._dial(sessions).wire
+        return Far(wire, (HOST, PORT), "l2tp", self._sessions, "hr0", self.offload == "auto")
+
+    def attend(self) -> None:
+        if self._lac and not self._plane:
+            self._lac.attend()
+        if self._lac and self._lac.failure:
+            raise LabError(f"the far end: {self._lac.failure}")
+
+    def pids(self) -> list[int]:
+        return [self._forwarder]
+
+    def packets(self) -> Packets:
+        assert self._concentrator
+        verdicts = self._concentrator.get("stats")["verdicts"]
+        return Packets(verdicts["up"], verdicts["down"])
+
+    def stop(self) -> None:
+        if self._lac and self._plane:
+            self._ended.set()
+            self._keeper.join()
+            self._plane.stop()
+            self._lac.wire = self._wire
+            os.close(self._tun)
+        if self._lac:
+            with self._lac.wire:
+                self._lac.close()
+        if self._concentrator:
+            self._concentrator.stop()
+
+
+class Plain(Headrace):
+    """The same forwarder without offloads: a system call still carries many packets, but each is a packet of its own."""
+    offload = "none"
