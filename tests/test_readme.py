@@ -2,13 +2,19 @@
 from __future__ import annotations
 
 import re
+import textwrap
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 from headrace.control import command, listing, supervisor
+from headrace.control.automaton import TABLE
+from headrace.control.l2tpcall import CALL
+from headrace.control.l2tptunnel import TUNNEL
 from headrace.control.settings import Concentrator, L2tp, Profile, Secret, Table
+from headrace.control.statetable import Transitions
+from headrace.fastpath.packet import Verdict
 
 TREE = Path(__file__).parents[1]
 TABLES = {"[concentrator]": Concentrator, "[profiles.NAME]": Profile, "[secrets.USER]": Secret, "[server.l2tp]": L2tp}
@@ -66,3 +72,47 @@ def test_the_examples_are_what_the_command_prints():
            "local-address": "10.67.0.1"}
     assert f"$ headrace sessions\n{listing.table(listing.SESSIONS, [joe])}\n" in text
     assert f"$ headrace monitor joe --once\n{listing.monitor(joe)}\n" in text
+
+
+def matrix(transitions: Transitions) -> str:
+    """A state table as Markdown: a row an event, a column a state."""
+    states = list(dict.fromkeys([state for state, _ in transitions] + [after for _, after in transitions.values()]))
+    lines = ["| | " + " | ".join(states) + " |", "|---" * (len(states) + 1) + "|"]
+    for event in dict.fromkeys(event for _, event in transitions):
+        cells = []
+        for state in states:
+            actions, after = transitions.get((state, event), ((), ""))
+            text = ", ".join(actions)
+            cells.append("" if not after else text or "stay" if after == state else f"{text} → {after}".strip())
+        lines.append(f"| {event} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("table", [matrix(TUNNEL), matrix(CALL), textwrap.dedent(TABLE).strip("\n")], ids=["tunnel", "call", "ppp"])
+def test_state_tables_are_the_programs(table):
+    assert table in (TREE / "control" / "README.md").read_text(), f"put this there:\n{table}"
+
+
+FUNCTION = re.compile(r"^(?:cdef|cpdef|def)\b[^\n=]*?(\w+)\(")
+
+
+def places(verdict: str) -> set[tuple[str, str]]:
+    """The functions of the fast path that name a verdict, as (file, function)."""
+    found = set()
+    for path in sorted((TREE / "fastpath").glob("*.p[xy][dx]")):
+        function = ""
+        for line in re.sub(r'"""[^"]*"""', "", path.read_text()).splitlines():
+            opened = FUNCTION.match(line)
+            function = opened[1] if opened else function if line[:1] in ("", " ") else ""
+            if function and re.search(rf"\b{verdict}\b", line.partition("#")[0]):
+                found.add((path.name, function))
+    return found
+
+
+@pytest.mark.parametrize("verdict", [v for v in Verdict.__members__ if v not in ("PASS", "VERDICTS")])
+def test_every_verdict_is_described_where_it_is_set(verdict):
+    text = (TREE / "fastpath" / "README.md").read_text().partition("## Verdicts")[2]
+    said = {row[0].strip("`"): row[2] for row in rows(text)}
+    listed = {(file, function) for place in said[verdict.lower().replace("_", "-")].split(", ")
+              for file, *functions in [place.replace("`", "").split(" ")] for function in functions}
+    assert listed == places(verdict)
