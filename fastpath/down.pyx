@@ -10,8 +10,9 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from .bytes cimport load_key, store16
+from .bytes cimport load_key
 from .cut cimport Cutter, cut_begin, cut_next, finish_checksum
+from .encap cimport push_template, put_template
 from .fragment cimport Fragmenter, fragment_begin, fragment_next
 from .icmp cimport icmp_too_big
 from .ip cimport read_headers
@@ -20,9 +21,9 @@ from .packet cimport (DROP_IP, DROP_NO_ROUTE, DROP_NOT_OPEN, DROP_RING, DROP_SEG
                       FRAGMENTED, HANDED, PASS, TOO_BIG, Packet, Verdict)
 from .port cimport count, full, push, scratch, transmit
 from .ring cimport lend
-from .sys cimport (VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, iovec, load_acquire8, load_acquire32, prefetch, prefetch_write,
-                   read, virtio_net_hdr, writev)
-from .table cimport CONFIG_CLAMP_MSS, CONFIG_COPY_DSCP, OPEN, Config, Session, by_address, config_of, prefetch_address
+from .sys cimport (VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, iovec, load_acquire8, load_acquire32, prefetch, read,
+                   virtio_net_hdr, writev)
+from .table cimport CONFIG_CLAMP_MSS, CONFIG_COPY_DSCP, OPEN, Config, Session, by_address, config_of, prefetch_address, prefetch_down
 from .worker cimport ARENA, ARENAS, HEADROOM, Out, Worker
 
 cdef enum:
@@ -140,10 +141,7 @@ cdef void route(Worker* w) noexcept nogil:
         if p.slot == 0:
             drop(w, p, DROP_NO_ROUTE)
             continue
-        s = &w.table.sessions[p.slot]
-        prefetch(s)
-        prefetch(&s.config[1])
-        prefetch_write(&s.tx_packets)
+        prefetch_down(&w.table.sessions[p.slot])
     for i in range(w.count):
         p = &w.batch[i]
         if p.verdict != PASS:
@@ -156,6 +154,7 @@ cdef void route(Worker* w) noexcept nogil:
             drop(w, p, HANDED if w.arena < ARENAS - 1 and lend(w, p, &w.arena_loans[w.arena].refs, s, 1) else DROP_RING)
         else:
             p.config = config_of(s)
+            prefetch(p.config)
             p.outer_tos = 0
 
 
@@ -191,15 +190,6 @@ cdef void encap(Worker* w) noexcept nogil:
         s.last_tx_user = w.tick
 
 
-cdef inline uint8_t* put_template(uint8_t* at, Session* s, const Config* c) noexcept nogil:
-    """Write the encapsulation at `at`; return where the inner packet begins."""
-    memcpy(at, c.template, c.template_length)
-    if c.ns_at:
-        store16(at + c.ns_at, s.tx_ns)
-        s.tx_ns += 1
-    return at + c.template_length
-
-
 cdef inline uint16_t outer_tos(const Packet* p) noexcept nogil:
     """The inner DSCP, or the session's setting; ECN is the inner one (RFC 6040 section 4.1, normal mode)."""
     return p.data[1] if p.config.flags & CONFIG_COPY_DSCP else p.config.tos | p.data[1] & 3
@@ -209,10 +199,10 @@ cdef inline void single(Worker* w, Packet* p) noexcept nogil:
     """A whole packet: the template goes into the headroom, the datagram is one piece."""
     cdef Config* c = p.config
     cdef Session* s = p.session
-    cdef uint8_t* head = p.data - c.template_length
+    cdef uint8_t* head
     if full(w.out):
         transmit(w)
-    put_template(head, s, c)
+    head = push_template(p.data, s, c)
     push(w.out, &s.path, s, outer_tos(p), 1, head, c.template_length + p.length, NULL, 0)
     s.tx_packets += 1
     s.tx_bytes += p.length

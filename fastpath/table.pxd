@@ -11,7 +11,7 @@ session id. Ids can be guessed, so what was received must match the record's pat
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from .sys cimport load_acquire8, prefetch
+from .sys cimport load_acquire8, prefetch, prefetch_write
 
 cdef enum:
     LAYOUT = 1                # of this page; another one's sessions cannot be adopted
@@ -209,6 +209,27 @@ cdef inline uint32_t slot_of(const Table* t, uint16_t tunnel, uint16_t session) 
 
 cdef inline Config* config_of(Session* s) noexcept nogil:
     return &s.config[load_acquire8(&s.active) & 1]
+
+
+# What each direction, and the timer, touch of a record, asked for ahead. Which configuration is in force is not known before the
+# first line is there; most sessions were configured once after they were published, so that the guess is the second copy.
+cdef inline void prefetch_up(const Session* s) noexcept nogil:
+    prefetch(s)
+    prefetch(&s.config[1])
+    prefetch_write(&s.rx_packets)
+
+
+cdef inline void prefetch_down(const Session* s) noexcept nogil:
+    prefetch(s)
+    prefetch(&s.config[1])
+    prefetch_write(&s.tx_packets)
+
+
+cdef inline void prefetch_timer(const Session* s) noexcept nogil:
+    prefetch(s)
+    prefetch(&s.config[1])
+    prefetch(&s.rx_packets)
+    prefetch_write(&s.next)
 
 
 cdef inline uint32_t address_hash(const uint64_t* key, uint8_t length) noexcept nogil:

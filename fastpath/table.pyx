@@ -16,7 +16,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from .sys cimport (MAP_SHARED, PROT_READ, PROT_WRITE, full_fence, load_acquire8, load_acquire64, mmap, munmap,
+from .sys cimport (MADV_HUGEPAGE, MAP_SHARED, PROT_READ, PROT_WRITE, full_fence, load_acquire8, load_acquire64, madvise, mmap, munmap,
                    store_release8, store_release32, store_release64)
 
 cdef uint64_t MAGIC = 0x6865616472616365        # "headrace"
@@ -82,6 +82,7 @@ cdef class Tables:
         cdef void* at = mmap(NULL, h.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
         if at == <void*>-1:
             raise MemoryError("mapping the tables file")
+        madvise(at, h.size, MADV_HUGEPAGE)      # sessions in random order miss the TLB otherwise; not every file system can
         cdef uint8_t* base = <uint8_t*>at
         self.size = h.size
         self.table.header = <Header*>base

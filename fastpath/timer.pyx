@@ -8,12 +8,13 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from .bytes cimport load16, load32, store16, store32
+from .encap cimport put_template
 from .packet cimport ECHO, Packet
 from .port cimport count, full, push, scratch, transmit
 from .ppp cimport LCP_DISCARD, LCP_ECHO_REPLY, LCP_ECHO_REQUEST, PPP_LCP
 from .punt cimport PUNT_DEAD, punt_session
 from .sys cimport ctz64, load_acquire8
-from .table cimport OPEN, Config, Session, config_of
+from .table cimport OPEN, Config, Session, config_of, prefetch_timer
 from .worker cimport SCRATCH, TEMPLATE, WHEEL, Out, Worker
 
 cdef enum:
@@ -52,6 +53,7 @@ cdef void turn(Worker* w) noexcept nogil:
         while slot:
             s = &w.table.sessions[slot]
             next = s.next
+            prefetch_timer(&w.table.sessions[next])
             fire(w, slot, s)
             slot = next
 
@@ -84,10 +86,7 @@ cdef void fire(Worker* w, uint32_t slot, Session* s) noexcept nogil:
 
 cdef uint8_t* lcp_head(uint8_t* out, Session* s, Config* c) noexcept nogil:
     """Encapsulation and FF 03 C0 21; return where LCP begins."""
-    memcpy(out, c.template, c.ppp_at)
-    if c.ns_at:
-        store16(out + c.ns_at, s.tx_ns)
-        s.tx_ns += 1
+    put_template(out, s, c)
     store32(out + c.ppp_at, 0xFF030000U | PPP_LCP)
     return out + c.ppp_at + 4
 

@@ -23,9 +23,9 @@ from .port cimport count, receive
 from .ppp cimport PPP_IP, PPP_IPV6, PPP_LCP, pull_ppp
 from .punt cimport punt_l2tp, punt_out, punt_ppp
 from .ring cimport lend
-from .sys cimport iovec, load_acquire8, load_acquire32, prefetch, prefetch_write, virtio_net_hdr, writev
+from .sys cimport iovec, load_acquire8, load_acquire32, prefetch, virtio_net_hdr, writev
 from .table cimport (CONFIG_ADMIT_ANY, CONFIG_CLAMP_MSS, CONFIG_SEQUENCED, FREE, OPEN, RETIRED, Config, Session, by_address, config_of,
-                     slot_of)
+                     prefetch_up, slot_of)
 from .timer cimport answer_echo
 from .worker cimport BATCH, BUFFER, BUFFERS, BURST, CELL, CELLS, HEADROOM, RECEIVES, Listener, Receive, Worker
 
@@ -128,10 +128,7 @@ cdef void decap(Worker* w) noexcept nogil:
         forward(p, at)
         if p.slot != slot:
             slot = p.slot
-            s = &w.table.sessions[slot]
-            prefetch(s)
-            prefetch(&s.config[1])
-            prefetch_write(&s.rx_packets)
+            prefetch_up(&w.table.sessions[slot])
     if dirty:
         squeeze(w)
     dirty = False
@@ -152,6 +149,7 @@ cdef void decap(Worker* w) noexcept nogil:
         else:
             p.session = s
             p.config = config_of(s)
+            prefetch(p.config)
             if s.owner != w.index:
                 hand_up(w, p, s, r)
                 dirty = True
