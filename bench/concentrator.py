@@ -21,7 +21,6 @@ from typing import Any
 
 from .lab import LabError, Namespace, end
 
-PASSWORD = "bench secret"
 INSIDE = "10.67.0.1"                    # its own inner address; sessions have others of the same pool
 POOLS = ["10.67.0.0/16", "10.68.0.0/16"]
 START, STOP = 30.0, 20.0                # seconds for each, at most
@@ -29,8 +28,13 @@ ROLES = ("supervisor", "control", "forwarder")
 
 
 def user(number: int) -> str:
-    """The name of the user with this number, from 0; all have the same PASSWORD."""
+    """The name of the user with this number, from 0."""
     return f"u{number}"
+
+
+def password(number: int) -> str:
+    """His own: what is worked out for one user is of no use for the next."""
+    return f"bench secret {number}"
 
 
 def configuration(run_dir: Path, concentrator: dict[str, Any], server: dict[str, Any]) -> dict[str, Any]:
@@ -69,14 +73,14 @@ class Concentrator:
 
     def __init__(self, side: Namespace, *, users: int = 1, concentrator: dict[str, Any] | None = None,
                  server: dict[str, Any] | None = None, environment: dict[str, str] | None = None, cpu: int | None = None) -> None:
-        """`users`: how many may log in (`user`, PASSWORD). `cpu`: where all of it runs unless `environment` pins its parts
+        """`users`: how many may log in (`user`, `password`). `cpu`: where all of it runs unless `environment` pins its parts
         (HEADRACE_FORWARDER_CPUS, HEADRACE_CONTROL_CPUS)."""
         memory = Path("/dev/shm")               # where /run is on a disk, the tables file would be written to it
         self.folder = Path(tempfile.mkdtemp(prefix="headrace-bench-", dir=memory if memory.is_dir() else None))
         self.run_dir, self.file, self.log = self.folder / "run", self.folder / "headrace.toml", self.folder / "log"
         config = toml(configuration(self.run_dir, concentrator or {}, server or {}))
         self.file.touch(mode=0o600)
-        self.file.write_text(config + "[secrets]\n" + "".join(f'{user(n)} = {{password = "{PASSWORD}"}}\n' for n in range(users)))
+        self.file.write_text(config + "[secrets]\n" + "".join(f'{user(n)} = {{password = "{password(n)}"}}\n' for n in range(users)))
         with open(self.log, "wb") as log:
             self.process = side.spawn([sys.executable, "-m", "headrace.control", "serve", "-c", str(self.file)], cpu,
                                       stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,

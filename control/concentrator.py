@@ -121,14 +121,18 @@ class Concentrator:
                 return                  # who wants a new tunnel must ask who comes after us
             port, local, local_port, peer, peer_port = path
             self.endpoint.receive(Path(port, local, local_port, peer, peer_port, worker), payload, now)
+            self.l2tp_events(now)       # the next frame may be of a call that this one established
             return
         session = self.sessions.get(slot)
         if session is None or session.generation != generation:
             return
         if kind == PuntKind.PUNT_PPP:
-            if session.ppp is not None:
+            if session.opened:
+                assert session.ppp is not None
                 session.ppp.receive(protocol, payload, now)
                 self.touched[slot] = session
+            elif not session.early:
+                session.early = protocol, payload
         elif kind == PuntKind.PUNT_DEAD and not session.ended:
             self.lose(session, NO_ECHO, now)
 
@@ -159,23 +163,28 @@ class Concentrator:
     def flush(self, now: float) -> None:
         """Settle what the last inputs led to; the frames to send are in `outbox` then, a list a worker."""
         while True:
-            events = self.endpoint.events()
-            for event in events:
-                try:
-                    self.handlers[type(event)](self, event, now)
-                except Exception as error:
-                    self.fail(event, error, now)
-            while self.waiting and self.starting < STARTING:
-                self.start(self.waiting.popleft(), now)
+            happened = self.l2tp_events(now)
             touched, self.touched = self.touched, {}
             for session in touched.values():
                 self.drain(session, now)
-            if not events and not touched:
+            if not happened and not touched:
                 break
         for state in self.endpoint.changed():
             self.installer.tunnel(state)
         for path, datagram in self.endpoint.outgoing():
             self.outbox[path.worker].append((PuntKind.PUNT_L2TP, 0, 0, 0, path, datagram))
+
+    def l2tp_events(self, now: float) -> bool:
+        """Deal with what happened to tunnels and calls, and start links as far as there is room; whether anything did."""
+        events = self.endpoint.events()
+        for event in events:
+            try:
+                self.handlers[type(event)](self, event, now)
+            except Exception as error:
+                self.fail(event, error, now)
+        while self.waiting and self.starting < STARTING:
+            self.start(self.waiting.popleft(), now)
+        return bool(events)
 
     def drain(self, session: Session, now: float) -> None:
         """One link's events, frames and alarm."""
@@ -267,8 +276,14 @@ class Concentrator:
             return
         session.opened = True
         self.starting += 1
-        session.ppp.open(now)
         self.touched[session.slot] = session
+        try:
+            session.ppp.open(now)
+            if session.early:
+                session.ppp.receive(*session.early, now)
+                session.early = None
+        except Exception as error:
+            self.break_off(session, error, now)
 
     def call_down(self, event: CallDown, now: float) -> None:
         session = self.session_of(event)

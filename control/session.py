@@ -21,8 +21,8 @@ SERVICE = "l2tp"
 class Session:
     """From CallOpening to CallDown."""
 
-    __slots__ = ("account", "address", "alarm", "call", "caller_id", "ended", "generation", "link", "name", "number", "opened", "owner",
-                 "ppp", "profile", "reason", "sequenced", "slot", "started", "state", "up_since", "user", "watchers")
+    __slots__ = ("account", "address", "alarm", "call", "caller_id", "early", "ended", "generation", "link", "name", "number", "opened",
+                 "owner", "ppp", "profile", "reason", "sequenced", "slot", "started", "state", "up_since", "user", "watchers")
 
     def __init__(self, call: CallOpening, slot: int, generation: int, owner: int, now: float) -> None:
         self.call, self.slot, self.generation, self.owner, self.started = call, slot, generation, owner, now
@@ -38,6 +38,7 @@ class Session:
         self.up_since = 0.0                     # monotonic, of the first LinkUp
         self.sequenced = False
         self.opened = False                     # its LCP was started
+        self.early: tuple[int, bytes] | None = None     # the first frame before that: the peer would repeat it a second later
         self.ended = False
         self.alarm: float | None = None         # when the timer heap comes to it
         self.watchers: tuple[Callable[[], None], ...] = ()      # who wants to know when it is over

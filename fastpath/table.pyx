@@ -302,8 +302,9 @@ cdef class Tables:
         cdef AddressEntry* target = self.table.addresses[new]
         cdef uint32_t i
         cdef uint8_t in_use[129]
+        cdef uint32_t filled = h.capacity if h.index[old].used else 0     # a look at a copy that was never used costs its memory
         memset(in_use, 0, sizeof(in_use))
-        for i in range(h.capacity):
+        for i in range(filled):
             if source[i].used == 1:
                 in_use[source[i].length] = 1
         if new_length >= 0:
@@ -313,11 +314,12 @@ cdef class Tables:
             raise ValueError(f"more than {LENGTHS} prefix lengths in use")
         if self.swapped is not None:
             self._wait(self.swapped, "the index of addresses")
-        memset(target, 0, h.capacity * sizeof(AddressEntry))
+        if h.index[new].used:
+            memset(target, 0, h.capacity * sizeof(AddressEntry))
         memset(&h.index[new], 0, sizeof(AddressIndex))
         for i, length in enumerate(lengths):
             h.index[new].lengths[i] = length
-        for i in range(h.capacity):
+        for i in range(filled):
             if source[i].used == 1:
                 put_entry(target, self.table.address_mask, &h.index[new], source[i].key, source[i].length, source[i].slot)
         store_release8(&h.index[new].lengths_used, <uint8_t>len(lengths))

@@ -1,0 +1,317 @@
+"""The load generator: a LAC with many tunnels, and a PPP client behind each of its calls.
+
+    dial -> Endpoint (control/l2tp.py) -> CallUp -> PPP as client (control/ppp.py) -> LinkUp
+
+Many tunnels share a socket. A link that is up costs nothing here: lines.pyx answers its echoes.
+
+As a process it says "ready" on standard output, begins when a line comes on standard input, and writes a line of JSON when
+all sessions are up or no more come; then one for each further line that comes, with what happened since; the end of input is
+its end, with a StopCCN to every tunnel. `python -m headrace.bench.load --peer IP:PORT --sessions 1000 --tunnels 10`.
+"""
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import random
+import select
+import socket
+import struct
+import sys
+import time
+from array import array
+from collections import deque
+from typing import Any
+
+from ..control.address import mapped
+from ..control.l2tp import CallDown, CallUp, Endpoint, Path, Settings, TunnelDown
+from ..control.link import LinkSettings
+from ..control.ppp import PPP, LinkDown, LinkUp
+from ..control.reason import Reason
+from .concentrator import password, user
+from .lines import Lines
+from .port import address
+
+SOCKETS = 64            # at most
+BUFFER = 4 << 20
+LOOK = 0.5              # seconds between looks at a link that is coming up: is its timer due?
+HEAD = struct.Struct("!HHHHH")
+PPP_DATA, ALL_STATIONS = 0x0002, 0xFF03
+LEAVING = Reason("admin", "shutdown", "the load generator ends")
+
+
+class Ids:
+    """Numbers from 1, so that lines.pyx finds a link by its ids; none is used twice."""
+
+    def __init__(self) -> None:
+        self.tunnels = 0
+        self.sessions: dict[int, int] = {}
+
+    def take_tunnel(self) -> int:
+        self.tunnels += 1
+        return self.tunnels
+
+    def give_tunnel(self, tunnel_id: int) -> None: ...
+
+    def take_session(self, tunnel_id: int) -> int:
+        self.sessions[tunnel_id] = self.sessions.get(tunnel_id, 0) + 1
+        return self.sessions[tunnel_id]
+
+    def give_session(self, tunnel_id: int, session_id: int) -> None: ...
+
+
+class Subscriber:
+    """One PPP client. `begun` is when its first packet was due, `took` how long until IPCP was open."""
+
+    __slots__ = ("begun", "head", "key", "line", "number", "ppp", "took")
+
+    def __init__(self, number: int, key: tuple[int, int], begun: float) -> None:
+        self.number, self.key, self.begun = number, key, begun
+        self.line = 0
+        self.head = (0, 0)              # the peer's ids
+        self.ppp: PPP | None = None
+        self.took = 0.0
+
+
+class Load:
+    """So many subscribers in so many tunnels of one concentrator."""
+
+    def __init__(self, peer: tuple[str, int], sessions: int, tunnels: int, method: str, rate: float = 0, window: int = 0) -> None:
+        """`rate`: how many begin in a second; `window`: how many may be coming up at once; 0 is no limit."""
+        self.sessions, self.tunnels, self.method = sessions, tunnels, method
+        self.rate, self.window = rate or math.inf, window or sessions
+        self.sockets = [open_socket(peer) for _ in range(min(tunnels, SOCKETS))]
+        each = -(-sessions // tunnels)
+        self.lines = Lines(array("i", [s.fileno() for s in self.sockets]), tunnels, each)
+        here = [s.getsockname()[:2] for s in self.sockets]
+        there = mapped(socket.inet_pton(self.sockets[0].family, peer[0]))
+        self.paths = [Path(line, mapped(socket.inet_pton(self.sockets[0].family, host)), port, there, peer[1])
+                      for line, (host, port) in enumerate(here)]
+        # A peer that keeps quiet is no news to a generator: it is the concentrator that asks whether anybody lives.
+        settings = Settings(host_name="load", vendor_name="headrace", hello=math.inf, setup=math.inf, receive_window=64)
+        self.random = random.Random()
+        self.endpoint = Endpoint(settings, Ids(), self.random.randbytes)
+        self.dialled: list[int] = []                    # tunnel ids, in the order of dialling
+        self.subscribers: dict[tuple[int, int], Subscriber] = {}
+        self.coming: deque[tuple[float, Subscriber]] = deque()      # when to look at whom, next first
+        self.touched: dict[tuple[int, int], Subscriber] = {}
+        self.outbox: list[list[bytes]] = [[] for _ in self.sockets]
+        self.begun = self.up = self.failed = self.lost = 0
+        self.first_reason = ""
+        self.started = self.finished = 0.0
+        self.poller = select.epoll()
+        self.by_fd = {s.fileno(): line for line, s in enumerate(self.sockets)}
+        for fd in self.by_fd:
+            self.poller.register(fd, select.EPOLLIN)
+
+    # -- one turn
+
+    def turn(self, until: float) -> bool:
+        """Whatever is due now, and what comes in until `until`, once; whether something else became readable."""
+        now = time.monotonic()
+        self.begin(now)
+        self.look(now)
+        due = self.endpoint.deadline()
+        if due is not None and due <= now:
+            self.endpoint.tick(now)
+        self.settle(now)
+        moments = [until, self.endpoint.deadline() or math.inf]
+        if self.coming:
+            moments.append(self.coming[0][0])
+        if self.begun < self.sessions and self.begun - self.up - self.failed < self.window:
+            moments.append(self.started + self.begun / self.rate)
+        ready = self.poller.poll(max(min(moments) - time.monotonic(), 0))
+        now = time.monotonic()
+        asked = False
+        for fd, _ in ready:
+            if fd in self.by_fd:
+                self.read(self.by_fd[fd], now)
+            else:
+                asked = True
+        self.settle(now)
+        return asked
+
+    def begin(self, now: float) -> None:
+        """Dial whoever is due."""
+        due = min(self.sessions, int((now - self.started) * self.rate) + 1 if self.rate < math.inf else self.sessions)
+        due = min(due, self.window + self.up + self.failed)
+        for number in range(self.begun, due):
+            place = number % self.tunnels
+            if place == len(self.dialled):
+                self.dialled.append(self.endpoint.dial(self.paths[place % len(self.paths)], now))
+            session = self.endpoint.place_call(self.dialled[place], now)
+            key = self.dialled[place], session
+            self.subscribers[key] = Subscriber(number, key, max(now, self.started + number / self.rate) if self.rate < math.inf else now)
+        self.begun = max(self.begun, due)
+
+    def look(self, now: float) -> None:
+        """Let time pass for links that are coming up."""
+        while self.coming and self.coming[0][0] <= now:
+            _, s = self.coming.popleft()
+            if s.took or s.ppp is None:
+                continue
+            due = s.ppp.deadline()
+            if due is not None and due <= now:
+                s.ppp.tick(now)
+                self.touched[s.key] = s
+            self.coming.append((now + LOOK, s))
+
+    def read(self, line: int, now: float) -> None:
+        more = True
+        while more:
+            control, data, more = self.lines.receive(line)
+            path = self.paths[line]
+            for message in control:
+                self.endpoint.receive(path, message, now)
+            if control:
+                self.hear(now)
+            for tunnel, session, protocol, information in data:
+                s = self.subscribers.get((tunnel, session))
+                if s is not None and s.ppp is not None:
+                    s.ppp.receive(protocol, information, now)
+                    self.touched[s.key] = s
+            self.settle(now)
+
+    def hear(self, now: float) -> None:
+        """What happened to calls and tunnels."""
+        for event in self.endpoint.events():
+            if isinstance(event, CallUp):
+                s = self.subscribers[event.tunnel_id, event.session_id]
+                s.line, s.head = event.path.port, (event.peer_tunnel_id, event.peer_session_id)
+                settings = LinkSettings(authentication=(self.method,), name="load", user=user(s.number), password=password(s.number))
+                s.ppp = PPP("client", settings, self.random)
+                s.ppp.open(now)
+                self.touched[s.key] = s
+                self.coming.append((now + LOOK, s))
+            elif isinstance(event, CallDown):
+                self.end((event.tunnel_id, event.session_id), event.reason)
+            elif isinstance(event, TunnelDown):
+                self.first_reason = self.first_reason or event.reason.text
+
+    def end(self, key: tuple[int, int], reason: Reason) -> None:
+        """A session is gone, or never came."""
+        s = self.subscribers.pop(key, None)
+        if s is None:
+            return
+        self.first_reason = self.first_reason or reason.text
+        if s.took:
+            self.lines.down(*key)
+            self.lost += 1
+        else:
+            self.failed += 1
+        s.ppp = None
+
+    def settle(self, now: float) -> None:
+        """Events, then what is to be sent: a call's ICCN before what its link says."""
+        self.hear(now)
+        for path, datagram in self.endpoint.outgoing():
+            self.outbox[path.port].append(datagram)
+        while self.touched:
+            touched, self.touched = self.touched, {}
+            for s in touched.values():
+                self.drain(s, now)
+        for line, datagrams in enumerate(self.outbox):
+            if datagrams:
+                self.lines.send(line, datagrams)
+                datagrams.clear()
+
+    def drain(self, s: Subscriber, now: float) -> None:
+        assert s.ppp is not None
+        tunnel, session = s.head
+        events = s.ppp.events()
+        box = self.outbox[s.line]
+        for protocol, packet in s.ppp.outgoing():
+            box.append(HEAD.pack(PPP_DATA, tunnel, session, ALL_STATIONS, protocol) + packet)
+        for event in events:
+            if isinstance(event, LinkUp):
+                self.lines.up(*s.key, tunnel, session, event.our_magic)
+                if not s.took:
+                    s.took = now - s.begun
+                    self.up += 1
+                    self.finished = now
+            elif isinstance(event, LinkDown):
+                self.end(s.key, event.reason)
+                self.endpoint.hang_up(*s.key, event.reason, now)
+
+    # -- a run
+
+    def run(self, patience: float) -> dict[str, Any]:
+        """Everybody dials; the end is when all are up or have failed, or nobody came up for so long."""
+        self.started = last = time.monotonic()
+        seen = 0
+        while self.up + self.failed < self.sessions:
+            self.turn(time.monotonic() + 0.1)
+            if self.up > seen:
+                seen, last = self.up, time.monotonic()
+            elif time.monotonic() - last > patience:
+                break
+        took = sorted(s.took for s in self.subscribers.values() if s.took)
+        seconds = max(self.finished - self.started, 1e-9)
+        return {"up": self.up, "failed": self.sessions - self.up, "seconds": seconds, "per_second": self.up / seconds,
+                "p50": at(took, 0.50), "p99": at(took, 0.99), "longest": at(took, 1.0), "reason": self.first_reason, **self.counts()}
+
+    def counts(self) -> dict[str, Any]:
+        return {"lost": self.lost, "echoes": self.lines.echoes, "strange": self.lines.strange, "cpu": time.process_time()}
+
+    def serve(self) -> None:
+        """Answer until the end of standard input, and say what happened for each line that comes there."""
+        self.sessions = self.begun
+        self.poller.register(sys.stdin.fileno(), select.EPOLLIN)
+        while True:
+            if self.turn(time.monotonic() + 60):
+                if not sys.stdin.readline():
+                    break
+                print(json.dumps(self.counts()), flush=True)
+        self.poller.unregister(sys.stdin.fileno())
+
+    def close(self) -> None:
+        """StopCCN to all, as far as they are heard within a second."""
+        now = time.monotonic()
+        self.endpoint.close_all(LEAVING, now)
+        until = now + 1
+        while not self.endpoint.settled and time.monotonic() < until:
+            self.turn(until)
+        for s in self.sockets:
+            s.close()
+
+
+def at(ordered: list[float], share: float) -> float | None:
+    """The value below which so many of them lie."""
+    return ordered[max(math.ceil(share * len(ordered)), 1) - 1] if ordered else None
+
+
+def open_socket(peer: tuple[str, int]) -> socket.socket:
+    s = socket.socket(socket.AF_INET6 if ":" in peer[0] else socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    for forced, plain in ((33, socket.SO_RCVBUF), (32, socket.SO_SNDBUF)):      # SO_RCVBUFFORCE, SO_SNDBUFFORCE
+        try:
+            s.setsockopt(socket.SOL_SOCKET, forced, BUFFER)
+        except PermissionError:
+            s.setsockopt(socket.SOL_SOCKET, plain, BUFFER)
+    s.connect(peer)
+    return s
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--peer", required=True, type=address, help="IP:PORT of the concentrator")
+    p.add_argument("--sessions", type=int, default=1000)
+    p.add_argument("--tunnels", type=int, default=10)
+    p.add_argument("--auth", choices=("mschap2", "mschap1", "chap", "pap"), default="mschap2")
+    p.add_argument("--rate", type=float, default=0, help="sessions that begin in a second; 0: as many as --window allows")
+    p.add_argument("--window", type=int, default=0, help="sessions that may be coming up at once; 0: all")
+    p.add_argument("--patience", type=float, default=30, help="seconds without a new session after which the rest has failed")
+    a = p.parse_args()
+    load = Load(a.peer, a.sessions, a.tunnels, a.auth, a.rate, a.window)
+    print("ready", flush=True)
+    asked = sys.stdin.readline()
+    if not asked:
+        return
+    gc.disable()                    # what is made stays until the end
+    print(json.dumps(load.run(a.patience)), flush=True)
+    load.serve()
+    load.close()
+
+
+if __name__ == "__main__":
+    main()
