@@ -1,0 +1,113 @@
+"""The measured tables of README.md, made from what the benches wrote: `python -m headrace.bench.readme`.
+
+    bench/results/wire.json, offload.json, kernels.json  ->  Markdown between two markers of README.md
+
+A file that is missing or lacks a figure is an error: the tables are whole, or README.md stays as it is.
+"""
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+TREE = Path(__file__).resolve().parents[1]
+README, RESULTS = TREE / "README.md", TREE / "bench" / "results"
+BEGIN, END = "<!-- measured: python -m headrace.bench.readme -->\n", "<!-- measured -->\n"
+NOTHING = "No figures are published yet.\n"
+
+Row = dict[str, Any]
+
+
+class ResultError(Exception):
+    """One sentence that says which result is not there."""
+
+
+class Section(NamedTuple):
+    """One file's table: which of its rows, and a column each with its heading and the cell for a row."""
+    file: str
+    title: str
+    wanted: Callable[[Row], bool]
+    columns: dict[str, Callable[[Row], str]]
+
+
+def traffic(row: Row) -> str:
+    if row["traffic"] == "tcp":
+        return f"TCP, one stream, {row['size']} octets"
+    return f"{row['size']} octets, " + ("one flow in runs" if row["coalescible"] else f"{row['flows']} flows in turn")
+
+
+def ratio(row: Row) -> str:
+    low, high = row["ratio_interval"]
+    return f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
+
+
+def compared(baseline: str) -> dict[str, Callable[[Row], str]]:
+    """The columns of `python -m headrace.bench.wire`."""
+    return {
+        "traffic": traffic, "direction": lambda r: r["direction"], "wire": lambda r: r["wire"],
+        "ns a packet": lambda r: f"{r['cost_ns']:.0f}", baseline: lambda r: f"{r['baseline_cost_ns']:.0f}", "ratio": ratio,
+        "Gbit/s": lambda r: f"{r['gbit_s']:.2f}", "core that was full": lambda r: r["bottleneck"]}
+
+
+SECTIONS = [
+    Section("wire.json", "Beside the null tunnel", lambda r: r["subject"] == "headrace", compared("null tunnel's")),
+    Section("offload.json", "Without offloads, beside headrace with them", lambda r: r["subject"] == "headrace-none",
+            compared("with offloads")),
+    Section("kernels.json", "The stages in memory, in batches of 64", lambda r: r.get("batch", 64) == 64 and r.get("size", "64") == "64", {
+        "stages": lambda r: r["kernel"], "octets": lambda r: str(r.get("size", "")), "sessions": lambda r: str(r.get("spread", "")),
+        "ns a packet": lambda r: f"{r['ns']:.1f}"}),
+]
+
+
+def read(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ResultError(f"{path} is missing: bench/README.md says how it is made")
+    except ValueError as error:
+        raise ResultError(f"{path} is not JSON: {error}")
+
+
+def render(results: Path = RESULTS) -> str:
+    """All sections as Markdown."""
+    return "\n".join(section(s, results / s.file) for s in SECTIONS)
+
+
+def section(s: Section, path: Path) -> str:
+    record = read(path)
+    try:
+        cells = [[cell(row) for cell in s.columns.values()] for row in record["results"] if s.wanted(row)]
+        machine, kernel, commit, command = (record[key] for key in ("machine", "kernel", "commit", "command"))
+        tree = f"commit {commit[:12]}{' with changes' if commit.endswith('+') else ''}" if commit else "no commit"
+        where = f"{machine['cpu']}, {machine['cores']} cores, Linux {kernel}, {tree}: `{' '.join(command)}`"
+    except KeyError as error:
+        raise ResultError(f"{path} has no {error}: it is of another version of the bench")
+    if not cells:
+        raise ResultError(f"{path} has no row for the table \"{s.title}\"")
+    lines = [list(s.columns), ["---"] * len(s.columns), *cells]
+    return f"**{s.title}**\n\n" + "".join("| " + " | ".join(line) + " |\n" for line in lines) + f"\n{where}\n"
+
+
+def measured(readme: str) -> tuple[str, str, str]:
+    """What stands before the tables, the tables, and what stands behind."""
+    before, begin, rest = readme.partition(BEGIN)
+    tables, end, behind = rest.partition(END)
+    if not (begin and end):
+        raise ResultError(f"README.md has no place for the tables, between {BEGIN.strip()} and {END.strip()}")
+    return before + begin, tables, end + behind
+
+
+def main() -> int:
+    try:
+        before, _, behind = measured(README.read_text())
+        README.write_text(before + render() + behind)
+    except ResultError as error:
+        print(f"headrace.bench.readme: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

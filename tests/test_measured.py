@@ -1,0 +1,96 @@
+"""README's measured tables are what the results say, and the script that makes them refuses what is not whole."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from headrace.bench import kernels, readme, wire
+from headrace.bench.readme import ResultError
+
+RUN = wire.Run(cost_ns=210.0, packets=1000, gbit_s=7.5, pps=650_000.0, loss=None, forwarder=0.5, others=1.0, foreign=0.0,
+               bottleneck="core 1")
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """One row of each kind, in the shape that the benches themselves give it."""
+    case = wire.Case("tcp", "up", "offload", 1400)
+    mixed = wire.Case("small", "down", "plain", 64, flows=64, coalescible=False)
+    null = RUN._replace(cost_ns=200.0)
+    report = {"benchmarks": [{"name": "test_up[10-64-64]", "params": {"size": size, "batch": 64, "spread": "10"},
+                              "extra_info": {"packets": 64}, "stats": {"data": [64 * 30e-9]}} for size in ("64", "512")]}
+    for name, rows in {"wire": [wire.result("headrace", "null", case, [RUN] * 7, [null] * 7),
+                                wire.result("headrace", "null", mixed, [RUN] * 7, [null] * 7)],
+                       "offload": [wire.result("headrace-none", "headrace", case, [RUN] * 7, [RUN._replace(cost_ns=42.0)] * 7)],
+                       "kernels": kernels.summary(report)}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({
+            "machine": {"cpu": "A CPU", "cores": 2, "architecture": "x86_64"}, "kernel": "6.1", "commit": "0123456789abcdef+",
+            "command": ["python", "-m", f"headrace.bench.{name}"], "time": "", "results": rows}))
+    return tmp_path
+
+
+def test_readme_has_the_tables_that_the_results_make():
+    """Before there are results it says so."""
+    tables = readme.measured(readme.README.read_text())[1]
+    assert tables == (readme.render() if readme.RESULTS.exists() else readme.NOTHING)
+
+
+def test_tables(results):
+    assert readme.render(results) == """\
+**Beside the null tunnel**
+
+| traffic | direction | wire | ns a packet | null tunnel's | ratio | Gbit/s | core that was full |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+| TCP, one stream, 1400 octets | up | offload | 210 | 200 | 1.05 (1.05 to 1.05) | 7.50 | core 1 |
+| 64 octets, 64 flows in turn | down | plain | 210 | 200 | 1.05 (1.05 to 1.05) | 7.50 | core 1 |
+
+A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `python -m headrace.bench.wire`
+
+**Without offloads, beside headrace with them**
+
+| traffic | direction | wire | ns a packet | with offloads | ratio | Gbit/s | core that was full |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+| TCP, one stream, 1400 octets | up | offload | 210 | 42 | 5.00 (5.00 to 5.00) | 7.50 | core 1 |
+
+A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `python -m headrace.bench.offload`
+
+**The stages in memory, in batches of 64**
+
+| stages | octets | sessions | ns a packet |
+| --- | --- | --- | --- |
+| up | 64 | 10 | 30.0 |
+
+A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `python -m headrace.bench.kernels`
+"""
+
+
+@pytest.mark.parametrize("name", ["wire", "offload", "kernels"])
+def test_a_missing_file_is_an_error(results, name):
+    (results / f"{name}.json").unlink()
+    with pytest.raises(ResultError, match=f"{name}.json is missing"):
+        readme.render(results)
+
+
+def test_a_missing_figure_is_an_error(results):
+    path = results / "wire.json"
+    record = json.loads(path.read_text())
+    del record["results"][0]["cost_ns"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(ResultError, match=r"wire\.json has no 'cost_ns'"):
+        readme.render(results)
+    path.write_text(json.dumps(record | {"results": []}))
+    with pytest.raises(ResultError, match='no row for the table "Beside the null tunnel"'):
+        readme.render(results)
+
+
+def test_only_what_is_between_the_markers_changes(results, tmp_path, monkeypatch, capsys):
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{readme.BEGIN}old\n{readme.END}behind\n")
+    monkeypatch.setattr(readme, "README", page)
+    monkeypatch.setattr(readme.render, "__defaults__", (results,))
+    assert readme.main() == 0
+    assert page.read_text() == f"before\n{readme.BEGIN}{readme.render(results)}{readme.END}behind\n"
+    (results / "wire.json").unlink()
+    assert readme.main() == 1 and "wire.json is missing" in capsys.readouterr().err
+    assert page.read_text().startswith(f"before\n{readme.BEGIN}**Beside")
