@@ -10,7 +10,7 @@ import socket
 import threading
 
 from ..control.ppp import LinkSettings
-from .concentrator import PASSWORD, Concentrator, user
+from .concentrator import Concentrator, password, user
 from .dial import Lac
 from .lab import FORWARDER, HOST, OTHERS, PEER, Lab, LabError
 from .lac import DataPlane
@@ -43,7 +43,7 @@ class Headrace(Subject):
         with self.lab.peer.entered():
             wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             wire.bind((PEER, PORT))
-        link = LinkSettings(mru=MTU, mtu=MTU, authentication=("mschap2",), user=user(0), password=PASSWORD)
+        link = LinkSettings(mru=MTU, mtu=MTU, authentication=("mschap2",), user=user(0), password=password(0))
         self._lac = Lac(wire, (HOST, PORT), link)
         self._sessions = self._lac.dial(sessions)
         merge(wire)
