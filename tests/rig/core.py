@@ -1,0 +1,276 @@
+"""The concentrator's core on real tables, without root or sockets: frames go in and out as a worker would hand them over, and at the
+other end of the wire are our own LAC and PPP clients. Time is a number; the wire loses and delays what `fates` says."""
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable
+from heapq import heappop, heappush
+from pathlib import Path as File
+from random import Random
+from typing import Any
+
+from headrace.control.address import mapped
+from headrace.control.concentrator import Concentrator
+from headrace.control.l2tp import CallDown, CallOpening, CallUp, Endpoint, Path, Settings, TunnelDown
+from headrace.control.link import LinkDown, LinkSettings, LinkUp
+from headrace.control.ppp import PPP
+from headrace.control.reason import Reason
+from headrace.control.settings import Config
+from headrace.fastpath import table
+from headrace.fastpath.punt import PuntKind
+from headrace.fastpath.table import State
+from l2tp_peer import Ids
+
+LNS = bytes(10) + b"\xff\xff\x0a\x00\x00\x01"
+METHODS = ("mschap2", "mschap1", "chap", "pap")
+DELAY = 0.005
+BYE = Reason("admin", "bye", "the test hangs up")
+
+
+def configuration(**changes: Any) -> Config:
+    """Users joe and ann with a pool of their own; `changes` go into the tables of that name."""
+    raw: dict[str, Any] = {
+        "pools": {"clients": ["10.67.0.0/24"]},
+        "profiles": {"default-encryption": {"local-address": "10.67.0.1", "remote-address": "clients"}},
+        "secrets": {"joe": {"password": "1"}, "ann": {"password": "2"}},
+        "server": {"l2tp": {"enabled": True, "authentication": list(METHODS)}}}
+    for name, value in changes.items():
+        if name == "l2tp":
+            raw["server"]["l2tp"] |= value
+        else:
+            raw[name] = raw.get(name, {}) | value
+    return Config.model_validate(raw)
+
+
+class Subscriber:
+    """One call of a LAC with a PPP client on it."""
+
+    def __init__(self, lac: Lac, user: str, password: str, method: str) -> None:
+        self.lac, self.session_id = lac, 0
+        self.settings = LinkSettings(user=user, password=password, authentication=(method,) if method else METHODS)
+        self.ppp: PPP | None = None
+        self.far: tuple[int, int] | None = None     # the concentrator's ids
+        self.link: LinkUp | None = None
+        self.down: Reason | None = None             # why its link ended
+        self.call_down: Reason | None = None        # why its call did
+        self.silent = False
+
+    def renegotiate(self, user: str = "", password: str = "") -> None:
+        """Begin with LCP again, perhaps as somebody else: a new client on the same call."""
+        if user:
+            self.settings = LinkSettings(user=user, password=password, authentication=self.settings.authentication)
+        self.ppp = PPP("client", self.settings, self.lac.rig.random)
+        self.ppp.open(self.lac.rig.now)
+
+    def close(self) -> None:
+        assert self.ppp
+        self.ppp.close(BYE, self.lac.rig.now)
+
+    def hang_up(self) -> None:
+        self.lac.endpoint.hang_up(self.lac.tunnel_id, self.session_id, BYE, self.lac.rig.now)
+
+
+class Lac:
+    """An L2TP peer with one tunnel."""
+
+    def __init__(self, rig: Rig, number: int, port: int = 1701, secret: str = "") -> None:
+        self.rig = rig
+        self.path = Path(0, mapped(bytes((10, 0, 1, number))), port, LNS, 1701)
+        self.endpoint = Endpoint(Settings(secret=secret), Ids(), rig.random.randbytes)
+        self.calls: dict[int, Subscriber] = {}
+        self.silent = False
+        self.down: Reason | None = None
+        self.tunnel_id = self.endpoint.dial(self.path, rig.now)
+
+    def call(self, user: str = "joe", password: str = "1", method: str = "", **details: Any) -> Subscriber:
+        subscriber = Subscriber(self, user, password, method)
+        subscriber.session_id = self.endpoint.place_call(self.tunnel_id, self.rig.now, **details)
+        self.calls[subscriber.session_id] = subscriber
+        return subscriber
+
+    def close(self) -> None:
+        self.endpoint.close(self.tunnel_id, BYE, self.rig.now)
+
+    def drain(self) -> None:
+        now = self.rig.now
+        for event in self.endpoint.events():
+            if isinstance(event, TunnelDown):
+                self.down = event.reason
+            subscriber = self.calls.get(getattr(event, "session_id", 0))
+            if subscriber is None:
+                continue
+            if isinstance(event, CallOpening):
+                subscriber.far = event.peer_tunnel_id, event.peer_session_id
+            elif isinstance(event, CallUp):
+                subscriber.ppp = PPP("client", subscriber.settings, self.rig.random)
+                subscriber.ppp.open(now)
+            elif isinstance(event, CallDown):
+                subscriber.call_down = event.reason
+                if subscriber.ppp:
+                    subscriber.ppp.lower_down(event.reason, now)
+        for path, datagram in self.endpoint.outgoing():
+            if not self.silent:
+                self.rig.wire(("up", path, datagram))
+        for subscriber in self.calls.values():
+            if subscriber.ppp is None:
+                continue
+            for event in subscriber.ppp.events():
+                if isinstance(event, LinkUp):
+                    subscriber.link = event
+                elif isinstance(event, LinkDown):
+                    subscriber.link, subscriber.down = None, event.reason
+            for protocol, payload in subscriber.ppp.outgoing():
+                if not (self.silent or subscriber.silent):
+                    self.rig.wire(("ppp", self, subscriber.far, protocol, payload))
+        for session_id in [s for s, c in self.calls.items() if c.call_down]:
+            del self.calls[session_id]
+
+
+class Rig:
+    """A core, its tables, its LACs and the wire between them. `fates`, one for each thing on the wire while they last: 0 is lost, 1
+    passes, 2 comes twice, more comes so many tenths of a second late."""
+
+    def __init__(self, folder: File, config: Config | None = None, *, max_sessions: int = 1000, workers: int = 1, fates: Iterable[int] = (),
+                 seed: int = 1, again: bool = False, now: float = 1000.0) -> None:
+        path = folder / "tables"
+        if not again:
+            table.create(path, max_sessions=max_sessions, workers=workers)
+        fd = os.open(path, os.O_RDWR)
+        self.tables = table.Tables(fd)
+        os.close(fd)
+        self.now, self.random, self.fates = now, Random(seed), iter(fates)
+        self.core = Concentrator(config or configuration(), self.tables, lambda: self.now, random=Random(seed + 1))
+        self.lacs: list[Lac] = []
+        self.queue: list[tuple[float, int, tuple[Any, ...]]] = []
+        self.order = itertools.count()
+        self.armed: list[int] = []          # slots whose keepalive a worker was told to start
+        self.sent: list[tuple[Any, ...]] = []   # all frames that the core wanted sent
+
+    # -- people
+
+    def lac(self, **kw: Any) -> Lac:
+        self.lacs.append(Lac(self, len(self.lacs) + 1, **kw))
+        return self.lacs[-1]
+
+    def dial(self, user: str = "joe", password: str = "1", method: str = "", **kw: Any) -> Subscriber:
+        """A client with a tunnel of its own, as far as it gets."""
+        subscriber = self.lac().call(user, password, method, **kw)
+        self.run(3)
+        return subscriber
+
+    def session(self, name: str) -> Any:
+        return self.core.names.sessions[name]
+
+    def slot(self, subscriber: Subscriber) -> int:
+        assert subscriber.far
+        return self.tables.slot(*subscriber.far)
+
+    def frame(self, subscriber: Subscriber, protocol: int, payload: bytes = b"", kind: int = PuntKind.PUNT_PPP) -> tuple[Any, ...]:
+        """What a worker would punt of a subscriber's."""
+        slot = self.slot(subscriber)
+        return kind, 0, slot, self.tables.generation(slot), protocol, None, payload
+
+    # -- the wire
+
+    def wire(self, item: tuple[Any, ...]) -> None:
+        fate = next(self.fates, 1)
+        for n in range(0 if fate == 0 else 2 if fate == 2 else 1):
+            late = 0.1 * fate if fate > 2 else DELAY * n
+            heappush(self.queue, (self.now + DELAY + late, next(self.order), item))
+
+    def collect(self) -> None:
+        core = self.core
+        core.flush(self.now)
+        for worker, frames in enumerate(core.outbox):
+            core.outbox[worker] = []
+            self.sent += frames
+            for kind, slot, generation, protocol, path, payload in frames:
+                if kind == PuntKind.PUNT_L2TP:
+                    self.wire(("down", path, payload))
+                elif self.tables.generation(slot) != generation or self.tables.state(slot) not in (State.OPENING, State.OPEN):
+                    continue
+                elif kind == PuntKind.PUNT_ARM:
+                    self.armed.append(slot)
+                else:
+                    self.wire(("frame", slot, protocol, payload))
+        for lac in self.lacs:
+            lac.drain()
+
+    def deliver(self, item: tuple[Any, ...]) -> None:
+        kind, *rest = item
+        if kind == "up":
+            path, datagram = rest
+            there = path.port, path.peer, path.peer_port, path.local, path.local_port
+            self.core.frame((PuntKind.PUNT_L2TP, 0, 0, 0, 0, there, datagram), self.now)
+        elif kind == "ppp":
+            lac, far, protocol, payload = rest
+            slot = self.tables.slot(*far)
+            row = self.tables.sessions()[slot]
+            if row["state"] in (State.OPENING, State.OPEN) and (row["tunnel"], bytes(row["peer"])) == (far[0], lac.path.local):
+                self.core.frame((PuntKind.PUNT_PPP, 0, slot, int(row["generation"]), protocol, None, payload), self.now)
+        elif kind == "down":
+            path, datagram = rest
+            for lac in self.lacs:
+                if (lac.path.local, lac.path.local_port) == (path.peer, path.peer_port) and not lac.silent:
+                    lac.endpoint.receive(lac.path, datagram, self.now)
+        else:
+            slot, protocol, payload = rest
+            row = self.tables.sessions()[slot]
+            far = int(row["tunnel"]), int(row["session"])
+            for lac in self.lacs:
+                for subscriber in lac.calls.values() if lac.path.local == bytes(row["peer"]) and not lac.silent else ():
+                    if subscriber.far == far and subscriber.ppp and not subscriber.silent:
+                        subscriber.ppp.receive(protocol, payload, self.now)
+
+    def run(self, seconds: float) -> None:
+        """Let time pass, from one thing that is due to the next; the books are checked after each."""
+        end = self.now + seconds
+        self.collect()
+        while True:
+            due = [self.queue[0][0]] if self.queue else []
+            ends = [self.core, *(lac.endpoint for lac in self.lacs), *(s.ppp for lac in self.lacs for s in lac.calls.values() if s.ppp)]
+            due += [d for e in ends if (d := e.deadline()) is not None]
+            if not due or min(due) > end:
+                self.now = end
+                return
+            self.now = max(self.now, min(due))
+            while self.queue and self.queue[0][0] <= self.now:
+                self.deliver(heappop(self.queue)[2])
+            for e in ends:
+                e.tick(self.now)
+            self.collect()
+            self.check()
+
+    # -- the books
+
+    def check(self) -> None:
+        """Whatever happened: counters, names, addresses, slots and the index agree about who is there."""
+        core, tables = self.core, self.tables
+        sessions = list(core.sessions.values())
+        live = [s for s in sessions if not s.ended]
+        assert core.starting == sum(s.opened and not s.up_since for s in live)
+        assert set(core.names.sessions.values()) == {s for s in live if s.name}
+        assert all(core.names.sessions[s.name] is s and s in core.names.of(s.account) for s in live if s.name)
+        given = [s.address for s in live if s.address]
+        taken = [a for pool in core.authority.pools.values() for a in pool.taken] + [int(a) for a in core.authority.fixed]
+        assert sorted(map(int, given)) == sorted(taken)
+        slots = tables.used_slots()
+        states = dict(zip(slots.tolist(), tables.sessions()["state"][slots].tolist(), strict=True))
+        assert {s.slot for s in live} == {slot for slot, state in states.items() if state in (State.OPENING, State.OPEN)}
+        for s in live:
+            assert states[s.slot] == (State.OPEN if s.link else State.OPENING)
+            assert not s.address or tables.lookup(mapped(s.address)) == (s.slot if s.link else 0)
+            assert bool(s.link) == (s.state == "open") or s.state == "closing"
+        calls = [call for tunnel in core.endpoint._tunnels.values() for call in tunnel.calls.values()]
+        assert core.ids.sessions == sum(bank.taken for bank in core.ids.banks) == len(calls) == len(sessions)
+        assert sum(space.taken for space in core.ids.tunnels) == len(core.endpoint)
+
+    def check_empty(self) -> None:
+        """Nobody is left, and nothing of anybody."""
+        self.check()
+        core = self.core
+        assert not core.sessions and not core.names.sessions and not len(core.endpoint) and core.starting == 0
+        assert not core.names._numbers and not core.names._accounts and not any(core.waiting)
+        assert not self.tables.tunnels()["state"].any()
+        assert not any(self.tables.lookup(mapped(bytes((10, 67, 0, n)))) for n in range(256))

@@ -1,0 +1,90 @@
+"""Who may come in, and with which address; what a reload does to addresses in use."""
+from ipaddress import IPv4Address
+
+import pytest
+from headrace.control.aaa import Authority
+from headrace.control.auth import AuthRequest, Reject
+from rig.core import configuration
+
+OUTSIDE = IPv4Address("192.0.2.9")
+
+
+def authority(**changes):
+    return Authority(configuration(**changes), lambda: 1000.0)
+
+
+def request(name, password):
+    return AuthRequest("pap", name.encode(), 1, password=password.encode())
+
+
+@pytest.mark.parametrize("name, password, secret, code", [
+    ("joe", "1", {}, None),
+    ("DOMAIN\\joe", "1", {}, None),
+    ("joe", "2", {}, "bad-password"),
+    ("joe", "", {}, "bad-password"),
+    ("nobody", "1", {}, "unknown-user"),
+    ("joe", "1", {"service": "l2tp"}, None),
+    ("joe", "1", {"caller-id": "10.9.9.9"}, None),
+    ("joe", "1", {"caller-id": "10.9.9.8"}, "caller-id"),
+])
+def test_check(name, password, secret, code):
+    own = authority(secrets={"joe": {"password": "1"} | secret})
+    found = own.check(request(name, password), "10.9.9.9")
+    if code:
+        assert isinstance(found, Reject) and found.code == code and password not in found.text.split()
+    else:
+        assert found == ("joe", own.config.secrets["joe"], "")
+
+
+def test_the_whole_name_goes_before_the_one_without_domain():
+    own = authority(secrets={"D\\joe": {"password": "other"}})
+    assert own.check(request("D\\joe", "other"), "")[0] == "D\\joe"
+    assert own.check(request("D\\joe", "1"), "").code == "bad-password"
+
+
+def grant(own, user):
+    secret = own.config.secrets[user]
+    return own.grant(secret, own.profile(secret), user, "")
+
+
+@pytest.mark.parametrize("address", ["10.67.0.77", str(OUTSIDE)])
+def test_a_fixed_address_is_given_once(address):
+    own = authority(secrets={"joe": {"password": "1", "remote-address": address}, "ann": {"password": "2", "remote-address": address}})
+    assert grant(own, "joe").remote_address == IPv4Address(address)
+    for user in ("joe", "ann"):
+        refused = grant(own, user)
+        assert refused.code == "no-address" and "'joe'" in refused.text
+    own.release(IPv4Address(address))
+    assert grant(own, "ann").remote_address == IPv4Address(address) and own.holder(IPv4Address(address)) == "ann"
+
+
+def test_no_address():
+    own = authority(pools={"clients": ["10.67.0.2/32"]})
+    assert grant(own, "joe").remote_address == IPv4Address("10.67.0.2")
+    assert grant(own, "ann").text == "pool 'clients' has no address left"
+    own = authority(profiles={"default-encryption": {"local-address": "10.67.0.1"}})
+    assert "remote-address" in grant(own, "joe").text
+
+
+def test_a_reload_keeps_what_is_in_use_from_others():
+    own = authority(secrets={"joe": {"password": "1", "remote-address": str(OUTSIDE)}})
+    grant(own, "joe")
+    first = grant(own, "ann").remote_address
+    own.configure(configuration(pools={"clients": ["192.0.2.8/30"]}))       # now a pool has joe's address, and ann's has none
+    assert own.holder(OUTSIDE) == "joe" and own.holder(first) == "ann"
+    assert grant(own, "ann").remote_address == IPv4Address("192.0.2.10")
+    assert isinstance(grant(own, "ann"), Reject)
+    own.configure(configuration())
+    assert own.holder(OUTSIDE) == "joe" and own.holder(first) == "ann" and own.fixed
+    for address in (OUTSIDE, first, IPv4Address("192.0.2.10")):
+        own.release(address)
+    assert not own.fixed and not own.pools["clients"].taken
+
+
+def test_a_reload_keeps_the_rest_of_addresses_and_whose_they_were():
+    own = authority()
+    address = grant(own, "joe").remote_address
+    own.release(address)
+    own.configure(configuration(pools={"clients": ["10.67.0.0/24", "10.68.0.0/24"]}))
+    assert grant(own, "ann").remote_address != address
+    assert grant(own, "joe").remote_address == address

@@ -1,0 +1,75 @@
+"""What stands in the tables for a call and its link."""
+import os
+from dataclasses import replace
+from ipaddress import IPv4Address
+
+import pytest
+from headrace.control.address import mapped, shown
+from headrace.control.install import Installer, template
+from headrace.control.l2tpevents import CallOpening, Path
+from headrace.control.link import LinkUp
+from headrace.fastpath import table
+from headrace.fastpath.table import State
+from scapy.layers.l2tp import L2TP
+
+PATH = Path(0, mapped(bytes((10, 0, 0, 1))), 1701, mapped(bytes((10, 0, 0, 2))), 40000, 3)
+CALL = CallOpening(7, 9, 0x1234, 0x5678, PATH)
+LINK = LinkUp("joe", "chap", IPv4Address("10.67.0.1"), IPv4Address("10.67.0.2"), 1400, 1450, 0, False, False, 1, 2, ())
+
+
+@pytest.fixture
+def tables(tmp_path):
+    table.create(tmp_path / "t", max_sessions=100, workers=1)
+    fd = os.open(tmp_path / "t", os.O_RDWR)
+    tables = table.Tables(fd)
+    os.close(fd)
+    return tables
+
+
+@pytest.mark.parametrize("sequenced", [False, True])
+@pytest.mark.parametrize("acfc, pfc, ppp", [(False, False, "ff030021"), (True, False, "0021"), (False, True, "ff0321"), (True, True, "21")])
+def test_template(sequenced, acfc, pfc, ppp):
+    made = template(0x1234, 0x5678, sequenced=sequenced, acfc=acfc, pfc=pfc)
+    head = made["template"]
+    assert head[made["ppp_at"]:].hex() == ppp
+    read = L2TP(head)
+    assert (str(read.hdr), read.version, read.tunnel_id, read.session_id) == ("sequence" if sequenced else "", 2, 0x1234, 0x5678)
+    if sequenced:
+        numbered = bytearray(head)
+        numbered[made["ns_at"]:made["ns_at"] + 2] = b"\xab\xcd"
+        assert (L2TP(bytes(numbered)).ns, L2TP(bytes(numbered)).nr) == (0xABCD, 0)
+    else:
+        assert made["ns_at"] == 0
+
+
+def test_the_life_of_a_record(tables):
+    installer = Installer(tables)
+    slot, generation = installer.open(CALL, 0)
+    row = tables.sessions()[slot]
+    assert (row["state"], row["tunnel"], row["session"], row["peer_port"], bytes(row["peer"])) == (State.OPENING, 7, 9, 40000, PATH.peer)
+    up = {"sequenced": False, "clamp": True, "keepalive": 30.0, "dscp": "inherit"}
+    for address in (LINK.remote_address, IPv4Address("10.67.0.3")):        # renegotiated, to another address
+        link = replace(LINK, remote_address=address)
+        installer.up(slot, 1, 2, link, **up)
+        assert tables.state(slot) == State.OPEN and tables.lookup(mapped(address)) == slot
+        installer.reset(slot, address)
+        assert tables.state(slot) == State.OPENING and tables.lookup(mapped(address)) == 0
+    installer.close(slot, None)
+    assert tables.state(slot) == State.RETIRED and tables.generation(slot) == generation
+
+
+def test_a_former_life_is_swept(tables):
+    installer = Installer(tables)
+    slots = [installer.open(replace(CALL, session_id=n), 0)[0] for n in (9, 10, 11)]
+    tables.insert(mapped(LINK.remote_address), 128, slots[1])
+    installer.close(slots[0], None)
+    assert installer.empty() == slots[1:]
+    assert all(tables.state(slot) == State.RETIRED for slot in slots) and tables.lookup(mapped(LINK.remote_address)) == 0
+    assert installer.empty() == []
+
+
+@pytest.mark.parametrize("text", ["10.0.0.1", "2001:db8::1", "::1", "255.255.255.255"])
+def test_addresses(text):
+    from ipaddress import ip_address
+    address = ip_address(text)
+    assert shown(mapped(address)) == text and mapped(address.packed) == mapped(address) and len(mapped(address)) == 16
