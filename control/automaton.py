@@ -216,7 +216,7 @@ class Automaton:
         self.fire("RXJ-", now)
 
     def _code_reject(self, code: int, now: float) -> None:
-        if code <= CODE_REJECT:   # section 4.3: no negotiation without these
+        if CONFIGURE_REQUEST <= code <= CODE_REJECT:   # section 4.3: no negotiation without these
             self.unusable(f"code {code}")
             self.fire("RXJ-", now)
         else:

@@ -187,8 +187,10 @@ def test_unknown_code_is_rejected_whole_and_cut_to_the_peers_mru(layer):
 
 
 def test_code_reject_of_a_code_we_need_is_the_end(layer):
-    opened(layer).receive(push_packet(7, 1, b"\x63"), 0.0)
-    assert layer.state == OPENED
+    opened(layer)
+    for other in b"\0", b"\x63":       # 0 is no code of anybody's
+        layer.receive(push_packet(7, 1, other), 0.0)
+        assert layer.state == OPENED
     layer.receive(push_packet(7, 1, b"\x01\x02\x00\x04"), 0.0)
     assert (layer.state, layer.link.said) == (STOPPING, ["down"])
 
