@@ -59,9 +59,13 @@ def main() -> int:
     for thread in threads:
         thread.start()
     store.ready()
+    lost = False
     for thread in threads:
         while thread.is_alive():
             thread.join(1.0)        # in slices, so that the signal's handler gets its turn
+            if not lost and forwarder.lost_inner_port():
+                lost = True
+                logger.error("the interface %s was deleted under us: nothing is forwarded; restart headrace", config.concentrator.interface)
     return 0
 
 

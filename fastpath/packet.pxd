@@ -41,6 +41,8 @@ cpdef enum Verdict:
     DROP_TOO_BIG          # too large, and the ICMP answer was over its rate, or not allowed
     DROP_SEGMENT          # a super-packet whose headers we cannot cut
     DROP_RING             # the ring to the owning worker is full
+    DROP_NO_TUNNEL        # a control message for a tunnel id that nobody has
+    DROP_RATE             # more new tunnels asked for than control takes
     DROP_PUNT             # the channel to control is full
     DROP_INNER            # the inner port refused the write
     DROP_WIRE             # the wire refused the send

@@ -29,10 +29,12 @@ class Verdict(IntEnum):
     DROP_TOO_BIG = 21
     DROP_SEGMENT = 22
     DROP_RING = 23
-    DROP_PUNT = 24
-    DROP_INNER = 25
-    DROP_WIRE = 26
-    VERDICTS = 27
+    DROP_NO_TUNNEL = 24
+    DROP_RATE = 25
+    DROP_PUNT = 26
+    DROP_INNER = 27
+    DROP_WIRE = 28
+    VERDICTS = 29
 
 class Flag(IntEnum):
     FLAG_CSUM = 1

@@ -12,7 +12,7 @@ from libc.string cimport memcpy, memset
 
 from .bytes cimport load16, store16, store32
 from .l2tp cimport L2TP_L
-from .packet cimport DROP_LENGTH, DROP_NO_SESSION, DROP_PUNT, HELLO, PUNT
+from .packet cimport DROP_LENGTH, DROP_NO_SESSION, DROP_NO_TUNNEL, DROP_PUNT, DROP_RATE, DROP_SHORT, HELLO, PUNT
 from .port cimport count, full, push, scratch, transmit
 from .sys cimport (EINTR, MSG_DONTWAIT, SIOCOUTQ, errno, ioctl, iovec, load_acquire8, load_acquire64, mmsghdr, recvmmsg, sendmmsg)
 from .table cimport FREE, RETIRED, Config, Path, Session, Tunnel, config_of
@@ -59,12 +59,26 @@ cdef PuntHeader* queue(Worker* w, uint8_t kind, const uint8_t* p, size_t n) noex
 
 
 cdef void punt_l2tp(Worker* w, const uint8_t* p, size_t n, const Path* path) noexcept nogil:
-    """An L2TP control message; a HELLO is acknowledged here while control is away."""
+    """An L2TP control message; a HELLO is acknowledged here while control is away. What nobody authenticated reaches control at a
+    bounded rate, and for tunnels that there are."""
     # signed: the heartbeat may be younger than this pass
     if <int64_t>(w.now_ns - load_acquire64(&w.table.header.heartbeat)) > STALE_NS and acknowledge_hello(w, p, n, path):
         return
+    cdef uint16_t tunnel
+    if n < 6:
+        count(w, DROP_SHORT, 1)
+        return
     if n > FRAME - sizeof(PuntHeader):
         count(w, DROP_LENGTH, 1)
+        return
+    tunnel = load16(p + (4 if load16(p) & L2TP_L else 2))
+    if tunnel == 0:
+        if w.greet_tokens == 0:
+            count(w, DROP_RATE, 1)
+            return
+        w.greet_tokens -= 1
+    elif load_acquire8(&w.table.tunnels[tunnel].state) == 0:
+        count(w, DROP_NO_TUNNEL, 1)
         return
     queue(w, PUNT_L2TP, p, n).path = path[0]
 
@@ -198,7 +212,7 @@ cdef void obey(Worker* w, PuntHeader* h, uint8_t* body) noexcept nogil:
     cdef uint8_t state = load_acquire8(&s.state)
     cdef Config* c
     cdef uint8_t* head
-    if state == FREE or state == RETIRED or s.generation != h.generation:
+    if state == FREE or state == RETIRED or s.generation != h.generation or s.owner != w.index:
         count(w, DROP_NO_SESSION, 1)
         return
     c = config_of(s)

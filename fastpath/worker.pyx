@@ -10,7 +10,7 @@ from .packet cimport DROP_NO_SESSION, PASS, VERDICTS, Packet
 from .port cimport count, prepare, transmit
 from .punt cimport prepare_punts, punt_in, punt_out
 from .ring cimport RING, Handed, Ring, ring_drop, ring_peek
-from .sys cimport (CLOCK_MONOTONIC, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, MADV_HUGEPAGE, MAP_ANONYMOUS,
+from .sys cimport (CLOCK_MONOTONIC, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLHUP, EPOLLIN, MADV_HUGEPAGE, MAP_ANONYMOUS,
                    MAP_PRIVATE, PROT_READ, PROT_WRITE, clock_gettime, close, epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd,
                    full_fence, load_acquire8, load_acquire32, madvise, mmap, munmap, pause, read, store_release8, store_release32,
                    store_release64, sub_release32, timespec, write)
@@ -26,6 +26,7 @@ cdef enum:
     READY_WAKE = 60
     EVENTS = 32
     ICMP_A_TICK = 100         # ICMP answers a tick
+    GREETS_A_TICK = 500       # new tunnels asked for that control hears of: 5,000 a second
 
 
 cdef inline uint64_t clock_ns(int which) noexcept nogil:
@@ -42,6 +43,7 @@ cdef void tell_time(Worker* w) noexcept nogil:
     if tick != w.tick:
         w.tick = tick
         w.icmp_tokens = ICMP_A_TICK
+        w.greet_tokens = GREETS_A_TICK
         store_release64(&w.record.heartbeat, w.now_ns)
         w.record.busy_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID)
 
@@ -134,12 +136,22 @@ cdef int wait(Worker* w, epoll_event* events, int timeout_ms) noexcept nogil:
     return n
 
 
+cdef void forsake(Worker* w, uint64_t token) noexcept nogil:
+    """The inner port or the punt channel is gone for good (its interface was deleted, its other end closed), and epoll would report
+    it for ever: look at it no more."""
+    epoll_ctl(w.epoll, EPOLL_CTL_DEL, w.tun if token == READY_TUN else w.punt, NULL)
+    w.lost |= <uint64_t>1 << token
+
+
 cdef uint64_t ready(Worker* w, epoll_event* events, int n) noexcept nogil:
     """The ports that epoll reported, as bits."""
     cdef int i
     cdef uint64_t bits = 0, token
     for i in range(n):
-        bits |= <uint64_t>1 << events[i].data.u64
+        if events[i].events & (EPOLLERR | EPOLLHUP) and events[i].data.u64 >= READY_PUNT:
+            forsake(w, events[i].data.u64)
+        else:
+            bits |= <uint64_t>1 << events[i].data.u64
     if bits >> READY_WAKE & 1:
         read(w.wake, &token, 8)
     return bits
@@ -231,6 +243,10 @@ cdef class Forwarder:
             w.wheel_tick = w.tick
             rearm_all(w)
             run(w)
+
+    def lost_inner_port(self):
+        """Whether the interface that a worker reads was deleted."""
+        return any(self.workers[i].lost >> READY_TUN & 1 for i in range(self.count))
 
     def stop(self):
         """End all loops, soon."""

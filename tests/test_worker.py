@@ -214,6 +214,39 @@ def test_control_messages_are_punted_with_their_path(bench):
     assert bench.peer.recv(100) == b"answer"
 
 
+def test_control_hears_of_no_unknown_tunnel_and_of_few_new_ones(bench):
+    bench.tables.beat(1 << 62)
+    bench.peer.sendto(struct.pack("!HHHHHH", 0xC802, 12, 77, 0, 0, 0), bench.address)
+    bench.wait_verdict("DROP_NO_TUNNEL")
+    greeting = struct.pack("!HHHHHH", 0xC802, 12, 0, 0, 0, 0)
+    for _ in range(3000):
+        bench.peer.sendto(greeting, bench.address)
+    bench.wait_verdict("DROP_RATE")
+    heard = 0
+    while frames := bench.frames(timeout=0.2):
+        assert all(f[6] == greeting for f in frames)
+        heard += len(frames)
+    assert 500 <= heard < 3000 and heard + bench.verdicts()["DROP_RATE"] + bench.verdicts().get("DROP_PUNT", 0) == 3000
+
+
+def test_a_deleted_interface_is_not_polled_for_ever(tmp_path):
+    """epoll reports the dead descriptor at once and always; the loop must come to rest, and say so."""
+    bench = Bench(tmp_path / "t")
+    try:
+        bench.inner[0].close()
+        bench.sockets.remove(bench.inner[0])
+        records = bench.tables.worker_records()
+        deadline = time.monotonic() + 5
+        while not bench.forwarder.lost_inner_port():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        wakes = int(records["wakes"][0])
+        time.sleep(0.3)
+        assert int(records["wakes"][0]) - wakes < 20
+    finally:
+        bench.close()
+
+
 def test_sequenced_data(bench):
     bench.session(sequenced=True)
     for ns in (0, 1, 3, 2, 3, 4):
