@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .lab import LabError, Namespace, end
+from .lab import LabError, Namespace, end, runtime
 
 INSIDE = "10.67.0.1"                    # its own inner address; sessions have others of the same pool
 POOLS = ["10.67.0.0/16", "10.68.0.0/16"]
@@ -130,6 +130,14 @@ class Concentrator:
         found = json.loads((self.run_dir / "pids").read_text())
         return {role: found[role] for role in ROLES}
 
+    def cpu(self) -> dict[str, float]:
+        """Seconds of CPU, user and system, that each role's threads have used."""
+        return {role: cpu_time(pid) for role, pid in self.pids().items()}
+
+    def memory(self) -> dict[str, int]:
+        """Octets of each role: its PSS, in which what several processes share counts once."""
+        return {role: pss(pid) for role, pid in self.pids().items()}
+
     def stop(self) -> None:
         """Goodbye to every tunnel, then nothing is left."""
         end(self.process, STOP)
@@ -140,3 +148,15 @@ class Concentrator:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def cpu_time(pid: int) -> float:
+    """Seconds on a core of all threads that a process has now."""
+    return sum(runtime(int(thread)) for thread in os.listdir(f"/proc/{pid}/task")) / 1e9
+
+
+def pss(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    raise LabError("the kernel tells no PSS: it is built without CONFIG_PROC_PAGE_MONITOR")

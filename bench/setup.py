@@ -1,0 +1,166 @@
+"""How fast sessions come up, and what one costs: `python -m headrace.bench.setup --sessions 10000 --tunnels 10`.
+
+    load.py in namespace peer -- veth -- `headrace serve` in namespace host, on the same cores
+
+A session's time is from the moment it begins to dial (the first of a tunnel: to dial that) to IPCP opened at its
+client; the rate is that of all of them from the first packet. The cost is user and system time of all processes of the
+concentrator, divided by the sessions that came up.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .concentrator import Concentrator
+from .lab import HOST, Lab, LabError, busy, interruptible
+from .record import write
+
+METHODS = ("mschap2", "mschap1", "chap", "pap")
+PATIENCE = 30.0         # seconds without another session
+FULL = 0.9              # of a core
+
+
+class Generator:
+    """load.py as a process in the lab; ready to begin once constructed."""
+
+    def __init__(self, lab: Lab, sessions: int, tunnels: int, method: str = "mschap2", rate: float = 0, window: int = 0) -> None:
+        self.side = lab.peer
+        self.process = lab.peer.spawn(
+            [sys.executable, "-m", "headrace.bench.load", "--peer", f"{HOST}:1701", "--sessions", str(sessions), "--tunnels", str(tunnels),
+             "--auth", method, "--rate", str(rate), "--window", str(window), "--patience", str(PATIENCE)],
+            None, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        if self._line() != "ready\n":
+            raise LabError("the load generator did not start")
+
+    def _line(self) -> str:
+        assert self.process.stdout
+        return self.process.stdout.readline()
+
+    def ask(self) -> dict[str, Any]:
+        """The first time: begin, and say how that went when it is over. Then: what happened since the start."""
+        assert self.process.stdin
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        line = self._line()
+        if not line:
+            raise LabError("the load generator ended early; what it said is above")
+        return json.loads(line)
+
+    def stop(self) -> None:
+        """It ends its tunnels."""
+        self.process.communicate()
+        self.process.stdin = None           # the lab has nothing left to close
+        self.side.processes.remove(self.process)
+
+
+def run(sessions: int, tunnels: int, method: str, rate: float, window: int, wire: str = "offload") -> dict[str, Any]:
+    """One run with a new concentrator."""
+    cores = range(os.cpu_count() or 1)
+    with Lab(wire) as lab, Concentrator(lab.host, users=sessions, concentrator={"max-sessions": max(sessions, 65536)}) as concentrator:
+        generator = Generator(lab, sessions, tunnels, method, rate, window)
+        cpu, ticks, begun = concentrator.cpu(), [busy(core) for core in cores], time.monotonic()
+        load = generator.ask()
+        elapsed = time.monotonic() - begun
+        used = {role: seconds - cpu[role] for role, seconds in concentrator.cpu().items()}
+        shares = {role: seconds / elapsed for role, seconds in used.items()} | {"generator": load["cpu"] / elapsed}
+        machine = sum(busy(core) - before for core, before in zip(cores, ticks, strict=True)) / 1e9 / elapsed / len(cores)
+        there = concentrator.get("stats")["tables"]["sessions"]
+        generator.stop()
+    each = {role: 1e3 * seconds / load["up"] if load["up"] else None for role, seconds in (used | {"generator": load["cpu"]}).items()}
+    return {
+        **{key: load[key] for key in ("up", "failed", "reason", "seconds", "per_second")}, "there": there,
+        **{f"{key}_ms": milli(load[key]) for key in ("p50", "p99", "longest")},
+        "cpu_ms": 1e3 * sum(used.values()) / load["up"] if load["up"] else None, "cpu_ms_by_role": each,
+        "shares": shares, "machine": machine, "foreign": max(machine - sum(shares.values()) / len(cores), 0.0),
+        "bottleneck": bottleneck(shares, machine)}
+
+
+def milli(seconds: float | None) -> float | None:
+    return None if seconds is None else 1e3 * seconds
+
+
+def bottleneck(shares: dict[str, float], machine: float) -> str:
+    """The process that filled a core, the concentrator's before the generator; else the cores, if they were full together."""
+    for who in ("control", "forwarder", "generator"):
+        if shares[who] >= FULL:
+            return who
+    return "cores" if machine >= FULL else "none"
+
+
+def result(case: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """A row: medians of the runs, but of what failed the worst."""
+    def middle(key: str) -> float | None:
+        values = [r[key] for r in runs if r[key] is not None]
+        return statistics.median(values) if values else None
+    return {"benchmark": "setup", **case, "failed": max(r["failed"] for r in runs),
+            **{key: middle(key) for key in ("per_second", "p50_ms", "p99_ms", "longest_ms", "cpu_ms", "foreign")},
+            "bottleneck": statistics.mode(r["bottleneck"] for r in runs), "samples": runs}
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    t = Table("sessions", "tunnels", "auth", title="sessions that come up", box=None)
+    for head in ("a second", "p50 ms", "p99 ms", "CPU ms each", "failed", "full"):
+        t.add_column(head, justify="right")
+    for r in rows:
+        def number(key: str, form: str, row: dict[str, Any] = r) -> str:
+            return "" if row[key] is None else format(row[key], form)
+        t.add_row(str(r["sessions"]), str(r["tunnels"]), r["auth"], number("per_second", ".0f"), number("p50_ms", ".0f"),
+                  number("p99_ms", ".0f"), number("cpu_ms", ".3f"), str(r["failed"]), r["bottleneck"])
+    return t
+
+
+def arguments(description: str | None, sessions: int, tunnels: int) -> argparse.ArgumentParser:
+    """What both benches of many sessions take."""
+    p = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--sessions", type=int, default=sessions)
+    p.add_argument("--tunnels", type=int, default=tunnels)
+    p.add_argument("--auth", choices=METHODS, default="mschap2")
+    p.add_argument("--rate", type=float, default=0, help="sessions that begin in a second; 0: as many as --window allows")
+    p.add_argument("--window", type=int, default=256, help="sessions that may be coming up at once; 0: all")
+    p.add_argument("--json", type=Path, help="where the results go")
+    return p
+
+
+def save(path: Path | None, module: str, rows: list[dict[str, Any]]) -> None:
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        given = [name if Path(name) != path else path.name for name in sys.argv[1:]]       # where it lies is no result
+        write(path, ["python", "-m", f"headrace.bench.{module}", *given], rows)
+
+
+def main() -> int:
+    p = arguments(__doc__, 10000, 10)
+    p.add_argument("--runs", type=int, default=3)
+    a = p.parse_args()
+    interruptible()
+    case = {"sessions": a.sessions, "tunnels": a.tunnels, "auth": a.auth, "rate": a.rate, "window": a.window}
+    try:
+        runs = [run(a.sessions, a.tunnels, a.auth, a.rate, a.window) for _ in range(a.runs)]
+    except LabError as e:
+        print(f"headrace.bench.setup: {e}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    rows = [result(case, runs)]
+    Console(width=None if sys.stdout.isatty() else 140).print(table(rows))
+    if rows[0]["foreign"] > 0.05:
+        print(f"the cores were not the bench's alone: {rows[0]['foreign']:.0%} of them went to other processes", file=sys.stderr)
+    if rows[0]["failed"]:
+        print(f"{rows[0]['failed']} did not come up, the first because: {runs[0]['reason'] or 'nothing was heard'}", file=sys.stderr)
+    save(a.json, "setup", rows)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
