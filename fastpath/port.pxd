@@ -6,6 +6,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
+from .checksum cimport word64
 from .packet cimport Verdict
 from .sys cimport iovec
 from .table cimport Path, Session
@@ -50,6 +51,10 @@ cdef inline Segment* push(Out* out, Path* path, Session* session, uint16_t tos, 
 
 cdef inline bint same_path(const Path* a, const Path* b) noexcept nogil:
     return a == b or memcmp(a, b, sizeof(Path)) == 0
+
+
+cdef inline bint same_peer(const Path* a, const Path* b) noexcept nogil:
+    return word64(a.peer) == word64(b.peer) and word64(a.peer + 8) == word64(b.peer + 8) and a.peer_port == b.peer_port
 
 
 cdef int receive(Worker* w, Listener* l) noexcept nogil

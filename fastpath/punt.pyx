@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 from .bytes cimport load16, store16, store32
 from .l2tp cimport L2TP_L
 from .packet cimport DROP_LENGTH, DROP_NO_SESSION, DROP_NO_TUNNEL, DROP_PUNT, DROP_RATE, DROP_SHORT, HELLO, PUNT
-from .port cimport count, full, push, scratch, transmit
+from .port cimport count, full, push, same_peer, scratch, transmit
 from .sys cimport (EINTR, MSG_DONTWAIT, SIOCOUTQ, errno, ioctl, iovec, load_acquire8, load_acquire64, mmsghdr, recvmmsg, sendmmsg)
 from .table cimport FREE, RETIRED, Config, Path, Session, Tunnel, config_of
 from .timer cimport arm
@@ -130,12 +130,6 @@ cdef bint acknowledge_hello(Worker* w, const uint8_t* p, size_t n, const Path* p
     push(w.out, &t.path, NULL, 0, 0, z, ZLB, NULL, 0)
     count(w, HELLO, 1)
     return True
-
-
-cdef inline bint same_peer(const Path* a, const Path* b) noexcept nogil:
-    cdef const uint64_t* x = <const uint64_t*>a.peer
-    cdef const uint64_t* y = <const uint64_t*>b.peer
-    return x[0] == y[0] and x[1] == y[1] and a.peer_port == b.peer_port
 
 
 cdef bint keeps_alive(Worker* w, int i) noexcept nogil:

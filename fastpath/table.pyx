@@ -22,7 +22,8 @@ from .sys cimport (MADV_HUGEPAGE, MAP_SHARED, PROT_READ, PROT_WRITE, full_fence,
 cdef uint64_t MAGIC = 0x6865616472616365        # "headrace"
 cdef size_t PAGE = 4096
 TICK_SECONDS = TICK_NS / 1e9
-cdef size_t ASLEEP = <size_t>&(<WorkerRecord*>NULL).asleep
+cdef WorkerRecord A_RECORD                     # for offsets only: what a null pointer's members have is undefined in C
+cdef size_t ASLEEP = <size_t>&A_RECORD.asleep - <size_t>&A_RECORD
 
 assert sizeof(Config) == 128 and sizeof(Session) == 512 and sizeof(AddressEntry) == 32
 assert sizeof(Tunnel) == 128 and sizeof(WorkerRecord) == 4096 and sizeof(AddressIndex) == 64 and sizeof(Header) == 256
@@ -196,7 +197,7 @@ cdef class Tables:
         s.generation = generation
         store_release8(&s.state, FREE)
         s.active = 0
-        memset(s.config, 0, <size_t>&(<Session*>NULL).next - <size_t>&(<Session*>NULL).config)
+        memset(s.config, 0, <size_t>&s.next - <size_t>s.config)
         s.echoes = 0
         self.table.used[slot >> 6] |= <uint64_t>1 << (slot & 63)
         s.kind, s.tunnel, s.session, s.owner = kind, tunnel, session, owner
@@ -444,9 +445,8 @@ cdef void put_entry(AddressEntry* entries, uint32_t mask, AddressIndex* index, c
 
 
 def session_dtype():
-    cdef Session* s = NULL
-    cdef Session* z = NULL
-    base = <size_t>z
+    cdef Session record
+    cdef Session* s = &record
     fields = [
         ("generation", "u4", <size_t>&s.generation), ("tunnel", "u2", <size_t>&s.tunnel), ("session", "u2", <size_t>&s.session),
         ("kind", "u1", <size_t>&s.kind), ("state", "u1", <size_t>&s.state), ("owner", "u1", <size_t>&s.owner),
@@ -455,19 +455,20 @@ def session_dtype():
         ("last_rx", "u4", <size_t>&s.last_rx), ("last_user", "u4", <size_t>&s.last_user),
         ("tx_packets", "u8", <size_t>&s.tx_packets), ("tx_bytes", "u8", <size_t>&s.tx_bytes),
         ("last_tx_user", "u4", <size_t>&s.last_tx_user), ("echoes", "u1", <size_t>&s.echoes)]
-    return _dtype(fields, sizeof(Session), base)
+    return _dtype(fields, sizeof(Session), <size_t>s)
 
 
 def tunnel_dtype():
-    cdef Tunnel* t = NULL
+    cdef Tunnel record
+    cdef Tunnel* t = &record
     fields = [("state", "u1", <size_t>&t.state), ("peer_tunnel", "u2", <size_t>&t.peer_tunnel), ("ns", "u2", <size_t>&t.ns),
               ("nr", "u2", <size_t>&t.nr), ("acked", "u2", <size_t>&t.acked), ("generation", "u4", <size_t>&t.generation), ("worker_generation", "u4", <size_t>&t.worker_generation),
               ("worker_nr", "u2", <size_t>&t.worker_nr)]
-    return _dtype(fields, sizeof(Tunnel), 0)
+    return _dtype(fields, sizeof(Tunnel), <size_t>t)
 
 
 def worker_dtype():
-    cdef WorkerRecord* w = NULL
+    cdef WorkerRecord* w = &A_RECORD
     fields = [("epoch", "u8", <size_t>&w.epoch), ("asleep", "u1", <size_t>&w.asleep), ("heartbeat", "u8", <size_t>&w.heartbeat),
               ("busy_ns", "u8", <size_t>&w.busy_ns), ("wakes", "u8", <size_t>&w.wakes), ("batches", "u8", <size_t>&w.batches),
               ("packets_up", "u8", <size_t>&w.packets_up), ("packets_down", "u8", <size_t>&w.packets_down),
@@ -476,7 +477,7 @@ def worker_dtype():
               ("gso_sends", "u8", <size_t>&w.gso_sends), ("gso_failures", "u8", <size_t>&w.gso_failures),
               ("sends", "u8", <size_t>&w.sends), ("receives", "u8", <size_t>&w.receives), ("reads", "u8", <size_t>&w.reads),
               ("writes", "u8", <size_t>&w.writes), ("verdicts", ("u8", COUNTERS), <size_t>&w.verdicts)]
-    return _dtype(fields, sizeof(WorkerRecord), 0)
+    return _dtype(fields, sizeof(WorkerRecord), <size_t>w)
 
 
 def _dtype(fields, size, base):

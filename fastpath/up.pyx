@@ -19,7 +19,7 @@ from .mss cimport clamp_mss
 from .packet cimport (DROP_ECN, DROP_INNER, DROP_IP, DROP_NO_SESSION, DROP_NOT_OPEN, DROP_PEER, DROP_RING, DROP_SEQUENCE, DROP_SHORT,
                       DROP_SPOOF, FLAG_V6, HANDED, KIND_L2TP, PASS, UP, Packet, Verdict, forward)
 from .ecn cimport ecn_decap
-from .port cimport count, receive
+from .port cimport count, receive, same_peer
 from .ppp cimport PPP_IP, PPP_IPV6, PPP_LCP, pull_ppp
 from .punt cimport punt_l2tp, punt_out, punt_ppp
 from .ring cimport lend
@@ -48,6 +48,8 @@ cdef int up(Worker* w, Listener* l) noexcept nogil:
         r = &w.receive[w.taken[i]]
         base = w.buffers + <size_t>w.taken[i] * BUFFER + HEADROOM
         at = 0
+        if r.length == 0:
+            count(w, DROP_SHORT, 1)
         while at < r.length:
             if w.count == BATCH:
                 stages(w)
@@ -143,7 +145,7 @@ cdef void decap(Worker* w) noexcept nogil:
         if load_acquire8(&s.state) in (FREE, RETIRED) or p.slot & 0xFFFF == 0:
             drop(w, p, DROP_NO_SESSION)
             dirty = True
-        elif s.kind != KIND_L2TP or s.tunnel != p.message or not same_peer(s, r):
+        elif s.kind != KIND_L2TP or s.tunnel != p.message or not same_peer(&s.path, &r.path):
             drop(w, p, DROP_PEER)
             dirty = True
         else:
@@ -155,12 +157,6 @@ cdef void decap(Worker* w) noexcept nogil:
                 dirty = True
     if dirty:
         squeeze(w)
-
-
-cdef inline bint same_peer(const Session* s, const Receive* r) noexcept nogil:
-    cdef const uint64_t* a = <const uint64_t*>s.path.peer
-    cdef const uint64_t* b = <const uint64_t*>r.path.peer
-    return a[0] == b[0] and a[1] == b[1] and s.path.peer_port == r.path.peer_port
 
 
 cdef void hand_up(Worker* w, Packet* p, Session* s, Receive* r) noexcept nogil:
