@@ -15,14 +15,14 @@ from .cut cimport Cutter, cut_begin, cut_next, finish_checksum
 from .encap cimport push_template, put_template
 from .fragment cimport Fragmenter, fragment_begin, fragment_next
 from .icmp cimport icmp_too_big
-from .ip cimport read_headers
+from .ip cimport TCP_HEADER, read_headers
 from .mss cimport clamp_mss
 from .packet cimport (DROP_IP, DROP_NO_ROUTE, DROP_NOT_OPEN, DROP_RING, DROP_SEGMENT, DROP_TOO_BIG, DROP_WIRE, FLAG_CSUM, FLAG_DF, FLAG_V6,
                       FRAGMENTED, HANDED, PASS, TOO_BIG, Packet, Verdict)
 from .port cimport count, full, push, scratch, transmit
 from .ring cimport lend
-from .sys cimport (VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, iovec, load_acquire8, load_acquire32, prefetch, read,
-                   virtio_net_hdr, writev)
+from .sys cimport (VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, iovec, load_acquire8, load_acquire32, poison, prefetch, read,
+                   unpoison, virtio_net_hdr, writev)
 from .table cimport CONFIG_CLAMP_MSS, CONFIG_COPY_DSCP, OPEN, Config, Session, by_address, config_of, prefetch_address, prefetch_down
 from .worker cimport ARENA, ARENAS, HEADROOM, Out, Worker
 
@@ -82,12 +82,14 @@ cdef int collect(Worker* w) noexcept nogil:
     while w.count < COLLECT and used < ENOUGH and w.arena_used + used + ROOM <= ARENA:
         at = base + used + HEADROOM
         v = <virtio_net_hdr*>(at - sizeof(virtio_net_hdr))
+        unpoison(base + used, HEADROOM + SUPER)
         n = read(w.tun, v, SUPER + sizeof(virtio_net_hdr))
         if n <= <ssize_t>sizeof(virtio_net_hdr):
             break
         p = &w.batch[w.count]
         p.data = at
         p.length = <uint32_t>(n - sizeof(virtio_net_hdr))
+        poison(at + p.length, SUPER - p.length)
         p.segment_size = 0
         p.flags = 0
         p.verdict = PASS
@@ -161,7 +163,7 @@ cdef void route(Worker* w) noexcept nogil:
 cdef inline uint32_t segment_length(const Packet* p) noexcept nogil:
     """Octets of the largest IP packet that this becomes: of its first segment, when it is a super-packet."""
     cdef uint32_t headers
-    if p.segment_size == 0:
+    if p.segment_size == 0 or p.length < p.ip_length + TCP_HEADER:
         return p.length
     headers = p.ip_length + (8 if p.transport != IPPROTO_TCP else (p.data[p.ip_length + 12] >> 4) * 4)
     return headers + p.segment_size if headers + p.segment_size < p.length else p.length

@@ -14,8 +14,8 @@ from .bytes cimport load16, store16
 from .packet cimport DOWN, DROP_WIRE
 from .sys cimport (AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, EINTR, EINVAL, EIO, EMSGSIZE,
                    IP_PKTINFO, IP_TOS, IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, IPV6_TCLASS, MSG_DONTWAIT, SOL_UDP, UDP_GRO,
-                   UDP_SEGMENT, cmsghdr, errno, in6_pktinfo, in_pktinfo, iovec, load_acquire32, mmsghdr, msghdr, recvmmsg, sendmmsg,
-                   sockaddr_in, sockaddr_in6)
+                   UDP_SEGMENT, cmsghdr, errno, in6_pktinfo, in_pktinfo, iovec, load_acquire32, mmsghdr, msghdr, poison, recvmmsg, sendmmsg,
+                   sockaddr_in, sockaddr_in6, unpoison)
 from .table cimport Path
 from .worker cimport BUFFER, BUFFERS, HEADROOM, RECEIVES, SEGMENTS, Listener, Out, Receive, Segment, Worker
 
@@ -67,6 +67,8 @@ cdef int receive(Worker* w, Listener* l) noexcept nogil:
         n = free_buffers(w)
         if n == 0:
             return 0
+    for i in range(n):
+        unpoison(w.incoming_iov[i].iov_base, BUFFER - HEADROOM)
     n = recvmmsg(l.fd, w.incoming, n, MSG_DONTWAIT, NULL)
     if n <= 0:
         return 0
@@ -74,6 +76,7 @@ cdef int receive(Worker* w, Listener* l) noexcept nogil:
     for i in range(n):
         r = &w.receive[w.taken[i]]
         r.length = w.incoming[i].msg_len
+        poison(<uint8_t*>w.incoming_iov[i].iov_base + r.length, BUFFER - HEADROOM - r.length)
         read_ancillary(l, &w.incoming[i].msg_hdr, r)
         reset(w, i)
     return n

@@ -134,6 +134,17 @@ cdef extern from * nogil:
     #define likely(x) __builtin_expect(!!(x), 1)
     #define unlikely(x) __builtin_expect(!!(x), 0)
     #define headrace_ctz64(x) __builtin_ctzll(x)
+
+    /* Buffers are large and used again and again: in a build with the address sanitizer, what lies behind the octets
+       read into one is out of bounds. */
+    #if defined(__SANITIZE_ADDRESS__)
+    #include <sanitizer/asan_interface.h>
+    #define headrace_poison(p, n) __asan_poison_memory_region((p), (n))
+    #define headrace_unpoison(p, n) __asan_unpoison_memory_region((p), (n))
+    #else
+    #define headrace_poison(p, n) ((void)0)
+    #define headrace_unpoison(p, n) ((void)0)
+    #endif
     """
     uint8_t load_acquire8 "load_acquire"(const uint8_t*)
     uint32_t load_acquire32 "load_acquire"(const uint32_t*)
@@ -149,3 +160,5 @@ cdef extern from * nogil:
     bint likely(bint)
     bint unlikely(bint)
     int ctz64 "headrace_ctz64"(uint64_t)
+    void poison "headrace_poison"(const void*, size_t)
+    void unpoison "headrace_unpoison"(const void*, size_t)

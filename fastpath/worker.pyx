@@ -13,7 +13,7 @@ from .ring cimport RING, Handed, Ring, ring_drop, ring_peek
 from .sys cimport (CLOCK_MONOTONIC, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLHUP, EPOLLIN, MADV_HUGEPAGE, MAP_ANONYMOUS,
                    MAP_PRIVATE, PROT_READ, PROT_WRITE, clock_gettime, close, epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd,
                    full_fence, load_acquire8, load_acquire32, madvise, mmap, munmap, pause, read, store_release8, store_release32,
-                   store_release64, sub_release32, timespec, write)
+                   store_release64, sub_release32, timespec, unpoison, write)
 from .table cimport FREE, OPEN, RETIRED, STAGES, TICK_NS, Session, Tables, WorkerRecord
 from .timer cimport rearm_all, turn
 from .up cimport up, up_handed
@@ -262,8 +262,8 @@ cdef class Forwarder:
             for k in range(self.count):
                 if self.workers[i].rings[k] != NULL:
                     munmap(self.workers[i].rings[k], sizeof(Ring))
-            munmap(self.workers[i].buffers, <size_t>BUFFERS * BUFFER)
-            munmap(self.workers[i].arenas, <size_t>ARENAS * ARENA)
+            give_back(self.workers[i].buffers, <size_t>BUFFERS * BUFFER)
+            give_back(self.workers[i].arenas, <size_t>ARENAS * ARENA)
             munmap(self.workers[i].cells, <size_t>CELLS * CELL)
             munmap(self.workers[i].orders, PUNTS * FRAME)
             munmap(self.workers[i].out, sizeof(Out))
@@ -279,6 +279,11 @@ cdef void* pages(size_t n) except NULL:
         raise MemoryError(f"{n} octets for a worker")
     madvise(at, n, MADV_HUGEPAGE)
     return at
+
+
+cdef void give_back(void* at, size_t n) noexcept:
+    unpoison(at, n)
+    munmap(at, n)
 
 
 cdef Worker* new_worker(Tables tables, int index, int workers) except NULL:
