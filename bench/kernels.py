@@ -256,7 +256,8 @@ def main() -> int:
         print(f"{row['kernel']:>10} {row.get('size', ''):>5} {row.get('batch', ''):>5} {row.get('spread', ''):>10} {row.get('run', ''):>3} "
               f"{row['ns']:7.1f} {row['least']:7.1f}  " + "  ".join(f"{name} {ns:.1f}" for name, ns in row.get("stages", {}).items()))
     if arguments.json:
-        record.write(arguments.json, sys.argv, rows)
+        words = ["-k", arguments.k] if arguments.k else []
+        record.write(arguments.json, ["python", "-m", "headrace.bench.kernels", *words, "--json", arguments.json.name], rows)
     return 0
 
 

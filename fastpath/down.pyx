@@ -118,7 +118,7 @@ cdef inline void drop(Worker* w, Packet* p, Verdict v) noexcept nogil:
 
 cdef void route(Worker* w) noexcept nogil:
     """Inner destination -> session. Three passes: the index, the record, the decision; so that memory is asked for ahead.
-    Budget: 15 ns a packet, 35 ns with 60,000 sessions in random order."""
+    Budget: 12 ns a packet, 25 ns with 60,000 sessions in random order, 50 ns when their records are in no cache at all."""
     cdef int i
     cdef Packet* p
     cdef Session* s
@@ -170,7 +170,7 @@ cdef inline uint32_t segment_length(const Packet* p) noexcept nogil:
 
 
 cdef void encap(Worker* w) noexcept nogil:
-    """Cut and encapsulate what routes to sessions of ours. Budget: 12 ns a packet; a segment 20 ns and its checksum."""
+    """Cut and encapsulate what routes to sessions of ours. Budget: 7 ns a packet; a segment 8 ns and its checksum."""
     cdef int i
     cdef Packet* p
     cdef Session* s

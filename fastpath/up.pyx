@@ -102,7 +102,8 @@ cdef void squeeze(Worker* w) noexcept nogil:
 
 cdef void decap(Worker* w) noexcept nogil:
     """Take the L2TP header off and find the session. Two passes, so that the records of many sessions are on their way from memory
-    while headers are read. Budget: 15 ns a packet, 30 ns with 60,000 sessions in random order."""
+    while headers are read. Budget: 8 ns a packet, 15 ns with 60,000 sessions in random order, 35 ns when
+    their records are in no cache at all."""
     cdef int i, at
     cdef Packet* p
     cdef L2tp h
@@ -136,7 +137,8 @@ cdef void decap(Worker* w) noexcept nogil:
     dirty = False
     for i in range(w.count):
         p = &w.batch[i]
-        if i and p.slot == w.batch[i - 1].slot and p.buffer == w.batch[i - 1].buffer and p.message == w.batch[i - 1].message and w.batch[i - 1].verdict == PASS:
+        if i and p.slot == w.batch[i - 1].slot and p.buffer == w.batch[i - 1].buffer and p.message == w.batch[i - 1].message \
+                and w.batch[i - 1].verdict == PASS:
             p.session = w.batch[i - 1].session
             p.config = w.batch[i - 1].config
             continue
@@ -189,7 +191,7 @@ cdef void up_handed(Worker* w) noexcept nogil:
 
 
 cdef void link(Worker* w) noexcept nogil:
-    """Take PPP's header off: user data of an open link goes on. Budget: 4 ns a packet."""
+    """Take PPP's header off: user data of an open link goes on. Budget: 2 ns a packet."""
     cdef int i, at
     cdef Packet* p
     cdef Session* s
@@ -255,7 +257,7 @@ cdef inline bint owns(Worker* w, Packet* p) noexcept nogil:
 
 
 cdef void admit(Worker* w) noexcept nogil:
-    """Well-formed IP from an address of the session's own. Budget: 10 ns a packet."""
+    """Well-formed IP from an address of the session's own. Budget: 5 ns a packet."""
     cdef int i
     cdef Packet* p
     cdef Session* s
