@@ -1,6 +1,6 @@
 """The measured tables of README.md, made from what the benches wrote: `python -m headrace.bench.readme`.
 
-    bench/results/wire.json, offload.json, kernels.json  ->  Markdown between two markers of README.md
+    bench/results/*.json, as SECTIONS names them  ->  Markdown between two markers of README.md
 
 A file that is missing or lacks a figure is an error: the tables are whole, or README.md stays as it is.
 """
@@ -51,6 +51,11 @@ def compared(baseline: str) -> dict[str, Callable[[Row], str]]:
         "Gbit/s": lambda r: f"{r['gbit_s']:.2f}", "core that was full": lambda r: r["bottleneck"]}
 
 
+IDLE: dict[str, Callable[[Row], str]] = {
+    "sessions": lambda r: str(r["sessions"]), "tunnels": lambda r: str(r["tunnels"]), "minutes": lambda r: f"{r['seconds'] / 60:.0f}",
+    "MiB": lambda r: f"{r['memory_mib']:.0f}", "octets a session": lambda r: f"{r['octets_a_session']:.0f}",
+    "of a core": lambda r: f"{r['cpu_share']:.1%}", "echoes": lambda r: str(r["echoes"]), "lost": lambda r: str(r["lost"])}
+
 SECTIONS = [
     Section("wire.json", "Beside the null tunnel", lambda r: r["subject"] == "headrace", compared("null tunnel's")),
     Section("offload.json", "Without offloads, beside headrace with them", lambda r: r["subject"] == "headrace-none",
@@ -58,6 +63,12 @@ SECTIONS = [
     Section("kernels.json", "The stages in memory, in batches of 64", lambda r: r.get("batch", 64) == 64 and r.get("size", "64") == "64", {
         "stages": lambda r: r["kernel"], "octets": lambda r: str(r.get("size", "")), "sessions": lambda r: str(r.get("spread", "")),
         "ns a packet": lambda r: f"{r['ns']:.1f}"}),
+    Section("setup.json", "Sessions coming up", lambda r: r["benchmark"] == "setup", {
+        "sessions": lambda r: str(r["sessions"]), "tunnels": lambda r: str(r["tunnels"]), "authentication": lambda r: r["auth"],
+        "a second": lambda r: f"{r['per_second']:.0f}", "p50 ms": lambda r: f"{r['p50_ms']:.0f}", "p99 ms": lambda r: f"{r['p99_ms']:.0f}",
+        "CPU ms each": lambda r: f"{r['cpu_ms']:.2f}", "failed": lambda r: str(r["failed"]), "what was full": lambda r: r["bottleneck"]}),
+    Section("idle.json", "Many sessions in few tunnels, keepalive only", lambda r: r["benchmark"] == "idle", IDLE),
+    Section("idle-tunnels.json", "As many tunnels as sessions, keepalive only", lambda r: r["benchmark"] == "idle", IDLE),
 ]
 
 

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from headrace.bench import kernels, readme, wire
+from headrace.bench import kernels, readme, setup, wire
 from headrace.bench.readme import ResultError
 
 RUN = wire.Run(cost_ns=210.0, packets=1000, gbit_s=7.5, pps=650_000.0, loss=None, forwarder=0.5, others=1.0, foreign=0.0,
@@ -20,10 +20,16 @@ def results(tmp_path: Path) -> Path:
     null = RUN._replace(cost_ns=200.0)
     report = {"benchmarks": [{"name": "test_up[10-64-64]", "params": {"size": size, "batch": 64, "spread": "10"},
                               "extra_info": {"packets": 64}, "stats": {"data": [64 * 30e-9]}} for size in ("64", "512")]}
+    came = {"failed": 0, "per_second": 900.4, "p50_ms": 20.0, "p99_ms": 71.0, "longest_ms": 90.0, "cpu_ms": 0.512, "foreign": 0.0,
+            "bottleneck": "cores"}
+    idle = {"benchmark": "idle", "sessions": 60000, "tunnels": 60, "seconds": 300.2, "memory_mib": 800.0, "octets_a_session": 9000.0,
+            "cpu_share": 0.031, "echoes": 600000, "lost": 0}
     for name, rows in {"wire": [wire.result("headrace", "null", case, [RUN] * 7, [null] * 7),
                                 wire.result("headrace", "null", mixed, [RUN] * 7, [null] * 7)],
                        "offload": [wire.result("headrace-none", "headrace", case, [RUN] * 7, [RUN._replace(cost_ns=42.0)] * 7)],
-                       "kernels": kernels.summary(report)}.items():
+                       "kernels": kernels.summary(report),
+                       "setup": [setup.result({"sessions": 10000, "tunnels": 10, "auth": "mschap2"}, [came])],
+                       "idle": [idle], "idle-tunnels": [idle | {"tunnels": 60000}]}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps({
             "machine": {"cpu": "A CPU", "cores": 2, "architecture": "x86_64"}, "kernel": "6.1", "commit": "0123456789abcdef+",
             "command": ["python", "-m", f"headrace.bench.{name}"], "time": "", "results": rows}))
@@ -62,10 +68,34 @@ A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `python -m headrace
 | up | 64 | 10 | 30.0 |
 
 A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `python -m headrace.bench.kernels`
+
+**Sessions coming up**
+
+| sessions | tunnels | authentication | a second | p50 ms | p99 ms | CPU ms each | failed | what was full |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| 10000 | 10 | mschap2 | 900 | 20 | 71 | 0.51 | 0 | cores |
+
+A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `python -m headrace.bench.setup`
+
+**Many sessions in few tunnels, keepalive only**
+
+| sessions | tunnels | minutes | MiB | octets a session | of a core | echoes | lost |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+| 60000 | 60 | 5 | 800 | 9000 | 3.1% | 600000 | 0 |
+
+A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `python -m headrace.bench.idle`
+
+**As many tunnels as sessions, keepalive only**
+
+| sessions | tunnels | minutes | MiB | octets a session | of a core | echoes | lost |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+| 60000 | 60000 | 5 | 800 | 9000 | 3.1% | 600000 | 0 |
+
+A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `python -m headrace.bench.idle-tunnels`
 """
 
 
-@pytest.mark.parametrize("name", ["wire", "offload", "kernels"])
+@pytest.mark.parametrize("name", ["wire", "offload", "kernels", "setup", "idle", "idle-tunnels"])
 def test_a_missing_file_is_an_error(results, name):
     (results / f"{name}.json").unlink()
     with pytest.raises(ResultError, match=f"{name}.json is missing"):
