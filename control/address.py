@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
 _PREFIX = bytes(10) + b"\xff\xff"
@@ -13,6 +14,7 @@ def mapped(address: bytes | IPv4Address | IPv6Address) -> bytes:
     return packed if len(packed) == 16 else _PREFIX + packed
 
 
+@lru_cache(4096)
 def shown(address: bytes) -> str:
     """16 octets as people write them."""
     return str(IPv4Address(address[12:])) if address[:12] == _PREFIX else str(ipaddress.IPv6Address(address))

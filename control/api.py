@@ -15,7 +15,8 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,7 +44,7 @@ class Refused(Exception):
 class Concentrator(Protocol):
     """What the API shows. NAME is `<l2tp-USER>`, or a bare user name where it is unique."""
 
-    def sessions(self) -> list[dict[str, Any]]:
+    def sessions(self) -> Iterable[dict[str, Any]]:
         """name, user, service, caller-id, address, uptime, idle-time (seconds), encoding, mtu, mru, rx-bytes, tx-bytes,
         rx-packets, tx-packets, state (starting, authenticating, open, closing); rx is from the peer."""
 
@@ -68,13 +69,14 @@ def application(concentrator: Concentrator) -> web.Application:
     """The routes; separate from serve() for tests."""
     async def sessions(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
-        rows = concentrator.sessions()
+        rows = iter(concentrator.sessions())
+        batch, before = list(islice(rows, CHUNK)), b"["
         await response.prepare(request)
-        await response.write(b"[")
-        for at in range(0, len(rows), CHUNK):
-            await response.write((b",\n" if at else b"") + json.dumps(rows[at:at + CHUNK])[1:-1].encode())
+        while batch:
+            await response.write(before + json.dumps(batch)[1:-1].encode())
             await asyncio.sleep(0)
-        await response.write(b"]")
+            batch, before = list(islice(rows, CHUNK)), b",\n"
+        await response.write(b"[]" if before == b"[" else b"]")
         return response
 
     async def session(request: web.Request) -> web.StreamResponse:

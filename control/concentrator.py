@@ -16,6 +16,7 @@ from random import Random, SystemRandom
 from typing import Any
 
 from ..fastpath.punt import PuntKind
+from ..fastpath.table import TICK_SECONDS
 from .aaa import Authority
 from .address import shown
 from .auth import AuthRequest, Reject
@@ -57,7 +58,7 @@ class Concentrator:
         self.ids = Ids(tables, config.concentrator.max_sessions, self.random, clock)
         self.installer = Installer(tables)
         self.authority = Authority(config, clock)
-        self.endpoint = Endpoint(Settings(), self.ids, self.random.randbytes)
+        self.endpoint = Endpoint(Settings(), self.ids, self.random.randbytes, self.data_heard)
         self.link_settings = LinkSettings()
         self.sessions: dict[int, Session] = {}              # by slot
         self.names = Names()
@@ -260,6 +261,10 @@ class Concentrator:
 
     def session_of(self, event: CallUp | CallDown) -> Session | None:
         return self.sessions.get(self.tables.slot(event.tunnel_id, event.session_id))
+
+    def data_heard(self, tunnel_id: int, session_id: int) -> float:
+        """When its worker last received something in a session."""
+        return self.tables.counters(self.tables.slot(tunnel_id, session_id))[4] * TICK_SECONDS
 
     def call_up(self, event: CallUp, now: float) -> None:
         session = self.session_of(event)

@@ -37,7 +37,7 @@ u8, u16, u32, u64 = (_unsigned(n) for n in (1, 2, 4, 8))
 raw = Kind("raw", None, bytes, bytes)
 flag = Kind("flag", 0, lambda b: True, lambda v: b"")
 text = Kind("text", None, lambda b: b.decode("utf-8", "replace"), lambda v: v.encode())
-ip4 = Kind("ip4", 4, IPv4Address, lambda v: IPv4Address(v).packed)
+ip4 = Kind("ip4", 4, IPv4Address, lambda v: v.packed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,11 +54,13 @@ class Endpoint(Machine):
     """All tunnels. `random(n)` gives n random octets. `outgoing()` is a list of (Path, datagram)."""
 
     __slots__ = ("_dialling", "_dirty", "_gone", "_greeted", "_half_open", "_heap", "_ignored_at", "_opening", "_secret", "_serial",
-                 "_tunnels", "counts", "ids", "random", "settings")
+                 "_tunnels", "counts", "data_heard", "ids", "random", "settings")
 
-    def __init__(self, settings: Settings, ids: Ids, random: Callable[[int], bytes]) -> None:
+    def __init__(self, settings: Settings, ids: Ids, random: Callable[[int], bytes],
+                 data_heard: Callable[[int, int], float] | None = None) -> None:
+        """`data_heard(tunnel id, session id)`: when data last came in a session, for an endpoint whose data others receive."""
         super().__init__()
-        self.settings, self.ids, self.random = settings, ids, random
+        self.settings, self.ids, self.random, self.data_heard = settings, ids, random, data_heard
         self.counts: defaultdict[str, int] = defaultdict(int)           # drops, by name
         self._secret = settings.secret.encode()
         self._tunnels: dict[int, Tunnel] = {}

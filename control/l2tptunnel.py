@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from hmac import compare_digest
+from itertools import islice
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
@@ -378,9 +379,20 @@ class Tunnel:
             self.fire("Close", Reason("tunnel", "timeout", f"the tunnel was not established in time, state {self.state}"), 1, 0)
         if self.opening and self.opening[0][0] <= now:
             self._settle(now)
-        if self.state == "established" and self.reliable.idle and now >= self.heard_at + self.owner.settings.hello:
-            self.send("Hello", {})
+        if self._silent(now):
+            self._ask_for_data(now)
+            if self._silent(now):
+                self.send("Hello", {})
         self.flush(now)
+
+    def _silent(self, now: float) -> bool:
+        return self.state == "established" and self.reliable.idle and now >= self.heard_at + self.owner.settings.hello
+
+    def _ask_for_data(self, now: float) -> None:
+        """Data shows as well that the peer lives (section 6.5); whether the first few sessions had some tells enough."""
+        data_heard = self.owner.data_heard
+        if data_heard is not None:
+            self.heard_at = max(self.heard_at, *(min(data_heard(self.tunnel_id, session), now) for session in islice(self.calls, 4)), 0.0)
 
     def lose(self) -> None:
         """The peer answers no more: nothing is left to say."""

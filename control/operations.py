@@ -4,7 +4,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,12 @@ class Operations:
     def __init__(self, concentrator: Concentrator, store: Store, offload: dict[str, Any], settle: Callable[[], None]) -> None:
         self.concentrator, self.store, self.offload, self.settle = concentrator, store, offload, settle
 
-    def sessions(self) -> list[dict[str, Any]]:
-        """Every call, in order of arrival. One that did not authenticate yet is "starting" without a user, and named by its origin."""
+    def sessions(self) -> Iterator[dict[str, Any]]:
+        """Every call, in order of arrival. One that did not authenticate yet is "starting" without a user, and named by its origin.
+        Each is looked at when its turn comes: whoever lists tens of thousands lets others work meanwhile."""
         own = self.concentrator
         now = own.clock()
-        return [s.row(own.tables, now) for s in own.sessions.values() if not s.ended]
+        return (s.row(own.tables, now) for s in list(own.sessions.values()) if not s.ended)
 
     def find(self, name: str) -> Session:
         """By its name, or by a user's when he has one session, or by what stands in place of a name before there is a user."""

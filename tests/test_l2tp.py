@@ -204,6 +204,30 @@ def test_hello(peer):
     assert [a.type for a in peer.until(160.1)] == [HELLO]
 
 
+def test_no_hello_where_data_comes(peer):
+    """Others receive the data: they are asked when a HELLO is due, and in a tunnel with many sessions for a few of them only."""
+    heard = {1: 0.0}
+    asked = []
+
+    def data_heard(tunnel, session):
+        asked.append((tunnel, session))
+        return heard.get(session, 0.0)
+
+    peer.open()
+    for _ in range(6):
+        peer.call()
+    peer.ack()
+    peer.end.data_heard = data_heard
+    sessions = list(peer.end._tunnels[peer.ours].calls)
+    heard[sessions[3]] = 40.0
+    assert peer.until(99.9) == []
+    assert asked == [(peer.ours, session) for session in sessions[:4]]
+    heard[sessions[0]] = 1e9        # a worker's clock may be ahead of `now`: never more than now
+    assert peer.until(159.9) == []
+    heard.clear()
+    assert [a.type for a in peer.until(160.2)] == [HELLO]
+
+
 def test_no_hello_before_its_time(peer):
     """Other things wake the tunnel: here the time that a call has to come up."""
     peer.open()

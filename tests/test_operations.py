@@ -54,7 +54,7 @@ def test_sessions_are_in_the_list_from_their_call_on(rig, own):
     assert 20 <= own.session("joe")["uptime"] <= 32 and 20 <= own.session("joe")["idle-time"] <= 32
     client.hang_up()
     rig.run(1)
-    assert own.sessions() == [] and own.failed() == []
+    assert list(own.sessions()) == [] and own.failed() == []
 
 
 def test_find(rig, own):
@@ -92,7 +92,7 @@ def test_who_does_not_say_goodbye_is_ended(rig, own, monkeypatch):
     client = rig.dial()
     client.silent = True
     assert asyncio.run(own.disconnect("joe"))["state"] == "open"
-    assert own.sessions() == []
+    assert list(own.sessions()) == []
     rig.run(1)
     assert not rig.core.sessions and "disconnected" in client.call_down.text
 
