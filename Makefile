@@ -42,6 +42,18 @@ lint: build
 	$(BIN)/ruff check .
 	MYPYPATH=build/pxd $(BIN)/mypy --namespace-packages --explicit-package-bases -p headrace.control -p headrace.bench
 
+# The tests of compiled code again, on a copy that is built with ASan and UBSan: an error there ends the run. pytest must
+# leave stderr alone, or what a sanitizer says dies with it.
+COPY := build/sanitize
+SANITIZED = env PYTHONPATH=$(COPY)/lib PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	HEADRACE_FUZZ=150 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" $(BIN)/python
+sanitize: build
+	@mkdir -p $(COPY)
+	HEADRACE_SANITIZE=1 HEADRACE_BUILD=$(COPY) $(BIN)/python setup.py -q build --parallel 2 --build-base $(COPY) --build-lib $(COPY)/lib
+	@$(SANITIZED) -c 'from headrace.fastpath import _probe as p; assert "$(COPY)" in p.__file__, p.__file__'
+	$(SANITIZED) -m pytest --capture=sys -p no:cacheprovider -m 'not root' $(PYTEST_ARGS) \
+	  $$(grep -lE 'fastpath\._probe|fastpath import table|rig\.' tests/test_*.py)
+
 root:
 	@$(ROOT)
 

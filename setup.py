@@ -1,8 +1,8 @@
 """Build: each fastpath/*.pyx and bench/*.pyx becomes an extension module of headrace.
 
 HEADRACE_DEBUG=1 adds bounds checks, line numbers and annotated sources; HEADRACE_ANNOTATE=1 the
-annotated sources alone (tests/test_annotate.py reads them); HEADRACE_SANITIZE=1 builds with ASan
-and UBSan, HEADRACE_SANITIZE=thread with TSan.
+annotated sources alone (tests/test_annotate.py reads them); HEADRACE_SANITIZE=1 builds the fast path
+with ASan and UBSan, HEADRACE_SANITIZE=thread with TSan (`make sanitize` says how).
 """
 import os
 from pathlib import Path
@@ -43,7 +43,7 @@ def declarations():
 
 
 def extensions():
-    for folder in ("fastpath", "bench"):
+    for folder in ("fastpath",) if SANITIZE else ("fastpath", "bench"):
         for source in sorted(Path(folder).glob("*.pyx")):
             yield Extension(f"{PKG}.{folder}.{source.stem}", [str(source)],
                             extra_compile_args=cflags, extra_link_args=ldflags)
