@@ -115,7 +115,7 @@ def test_every_verdict_is_described_where_it_is_set(verdict):
     said = {row[0].strip("`"): row[2] for row in rows(text)}
     listed = {(file, function) for place in said[verdict.lower().replace("_", "-")].split(", ")
               for file, *functions in [place.replace("`", "").split(" ")] for function in functions}
-    assert listed == places(verdict)
+    assert listed == places(verdict), f"fastpath/README.md must say where {verdict} is set"
 
 
 def test_files_that_the_bench_readme_names_are_there():
