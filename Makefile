@@ -33,7 +33,7 @@ run: build root
 	@$(SUDO) $(BIN)/headrace run
 
 test: build packages
-	$(SUDO) $(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(SUDO) $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
 bench: build packages
 	$(SUDO) $(BIN)/python -m headrace.bench.wire $(BENCH_ARGS)

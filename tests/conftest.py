@@ -6,6 +6,7 @@ their own (`place`, `lac`, `here`).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from ours.lac import Lac
@@ -13,6 +14,27 @@ from ours.place import Place
 from peers.client import Client
 from peers.concentrator import Concentrator
 from peers.lab import Lab
+
+# Files whose tests stay together: they pin threads to cores and look at what these did, or share what is made once.
+TOGETHER = {"test_lab.py": "cores", "test_generator.py": "cores", "test_annotate.py": "annotate"}
+
+
+def group(nodeid: str) -> str:
+    """What runs in one pytest worker, one after the other: all that shares the guest, so that one guest boots; what is TOGETHER;
+    else a test by itself."""
+    file = nodeid.partition("::")[0].rpartition("/")[2]
+    return "guest" if file.startswith("test_peer_") else TOGETHER.get(file, nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """pytest-xdist's own marks for groups are without effect under pytest 9.2, silently; and the largest group must start first."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+    return Groups(config, log)
 
 
 @pytest.fixture(scope="session")

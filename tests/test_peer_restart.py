@@ -20,7 +20,7 @@ def test_control_killed(serve, dial):
         client.up()
     before, said = concentrator.link(), [len(client.log("xl2tpd")) for client in clients]
     concentrator.kill_child("control")
-    pings = [client.spawn(f"ping -q -i 0.1 -c {HOLD * 10 - 20} -W 3 {LAN}") for client in clients]
+    pings = [client.spawn(f"ping -q -i 0.1 -c {HOLD * 10 - 50} -W 3 {LAN}") for client in clients]
     for client, ping in zip(clients, pings, strict=True):
         result = ping.wait(HOLD + 10)
         assert " 0% packet loss" in result.out, f"{client.user}:\n{result.out}\n{client.logs()}"

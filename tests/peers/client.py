@@ -61,8 +61,8 @@ ip -n {self.name} link set lo up; ip -n {self.name} link set outer up
         return self.lab.guest.spawn(f"ip netns exec {self.name} bash -c {shlex.quote(WAIT + command)}")
 
     def up(self, seconds: float = 15) -> str:
-        """Wait until the link has its address, and return it."""
-        result = self.run(f"wait_for {int(seconds * 1000)} eval '[ -n \"$(ip -4 -o addr show dev {self.interface})\" ]'\n"
+        """Wait until the link has its address and pppd its last word, the default route; return the address."""
+        result = self.run(f"wait_for {int(seconds * 1000)} eval '[ -n \"$(ip -4 route show default dev {self.interface})\" ]'\n"
                           f"ip -4 -o addr show dev {self.interface}", seconds + 30)
         found = re.search(r"inet (\S+)", result.out)
         assert found, f"{self.user} has no address after {seconds} s\n{result.out}\n{self.logs()}"
