@@ -32,7 +32,8 @@ cdef enum:
     ENOUGH = OUT - 128      # ... and where reading stops: one more super-packet of the usual kind still fits
     SLOT = 192              # framing, then IPv4 and TCP headers of at most 60 octets each
     READ = 128 * 1024       # read from the TUN before sending: two super-packets, so that the wire does not wait
-    BUFFERS = 16            # of a receive
+    BUFFERS = 64            # of a receive, at most
+    RECEIVED = 768          # datagrams of a receive: where they come merged, fewer buffers are enough
     BUFFER = 65536
     IN = 4096               # segments that one deliver round holds
     ARENA = READ + 2 * BUFFER
@@ -57,9 +58,10 @@ cdef struct State:
     int pending
     mmsghdr sends[512]
     uint8_t segment[512][32]
-    iovec into[16]
-    mmsghdr receives[16]
-    uint8_t notes[16][64]
+    iovec into[64]
+    mmsghdr receives[64]
+    uint8_t notes[64][64]
+    int wanted              # buffers of the next receive
     Segment got[4096]
     int n_got
 
@@ -207,7 +209,8 @@ cdef bint up(State* s) noexcept nogil:
     cdef uint8_t* p
     cdef msghdr* h
     cdef cmsghdr* c
-    r = recvmmsg(s.wire, s.receives, BUFFERS, MSG_DONTWAIT, NULL)
+    cdef int datagrams = 0
+    r = recvmmsg(s.wire, s.receives, s.wanted, MSG_DONTWAIT, NULL)
     s.count.wire_reads += 1
     for i in range(r):
         n = s.receives[i].msg_len
@@ -226,8 +229,11 @@ cdef bint up(State* s) noexcept nogil:
                 deliver(s)
             take(s, p + at, size if n - at > size else n - at)
             at += size
+            datagrams += 1
     if s.n_got:
         deliver(s)
+    if r > 0:
+        s.wanted = r * RECEIVED // datagrams if datagrams > r * (RECEIVED // BUFFERS) else BUFFERS
     return r > 0
 
 
@@ -322,6 +328,7 @@ cdef class Tunnel:
             self.s.receives[i].msg_hdr.msg_iovlen = 1
             self.s.receives[i].msg_hdr.msg_control = self.s.notes[i]
             self.s.receives[i].msg_hdr.msg_controllen = sizeof(self.s.notes[i])
+        self.s.wanted = BUFFERS
         frame_null(&self.s.framing, 2)
         self.wake_read, self.wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.epoll = epoll_create1(EPOLL_CLOEXEC)

@@ -23,12 +23,14 @@ cdef enum:
     GROUP = 64                # UDP_MAX_SEGMENTS before Linux 6.2... the least that any kernel takes
     LARGEST = 65507 - 40      # octets of one send
     RETRY = 600               # ticks until UDP_SEGMENT is tried again
+    RECEIVED = 768            # datagrams that a receive shall bring: more would leave the cache before deliver reads them again
 
 
 cdef void prepare(Worker* w) noexcept nogil:
     """Lay out the messages that recvmmsg fills; once, before the first `receive`."""
     cdef int i
     memset(w.incoming, 0, sizeof(w.incoming))
+    w.wanted = RECEIVES
     for i in range(RECEIVES):
         w.taken[i] = i
         w.incoming[i].msg_hdr.msg_iov = &w.incoming_iov[i]
@@ -46,7 +48,7 @@ cdef inline void reset(Worker* w, int i) noexcept nogil:
 
 
 cdef int free_buffers(Worker* w) noexcept nogil:
-    """Put buffers that nobody else holds into `taken`, the low ones first, because they are warm; how many."""
+    """Put buffers that nobody else holds into `taken`, the low ones first, because they are warm; how many, at most `wanted`."""
     cdef int i, found = 0
     for i in range(BUFFERS):
         if load_acquire32(&w.buffer_loans[i].refs) == 0:
@@ -54,14 +56,16 @@ cdef int free_buffers(Worker* w) noexcept nogil:
                 w.taken[found] = i
                 reset(w, found)
             found += 1
-            if found == RECEIVES:
+            if found == w.wanted:
                 break
     return found
 
 
 cdef int receive(Worker* w, Listener* l) noexcept nogil:
-    """One recvmmsg. Return how many of `taken` it filled; their Receive says what they are."""
-    cdef int i, n = RECEIVES
+    """One recvmmsg. Return how many of `taken` it filled; their Receive says what they are. Where the wire merges nothing, the
+    more datagrams it brings the more of a flow go into one write to the inner port; where it does, a few are much."""
+    cdef int i, n = w.wanted
+    cdef uint32_t datagrams = 0
     cdef Receive* r
     if w.workers > 1:
         n = free_buffers(w)
@@ -78,7 +82,9 @@ cdef int receive(Worker* w, Listener* l) noexcept nogil:
         r.length = w.incoming[i].msg_len
         poison(<uint8_t*>w.incoming_iov[i].iov_base + r.length, BUFFER - HEADROOM - r.length)
         read_ancillary(l, &w.incoming[i].msg_hdr, r)
+        datagrams += (r.length + r.segment - 1) // r.segment if r.segment else 1
         reset(w, i)
+    w.wanted = RECEIVES if datagrams <= <uint32_t>n * (RECEIVED // RECEIVES) else <int>(<uint32_t>n * RECEIVED // datagrams)
     return n
 
 

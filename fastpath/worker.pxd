@@ -13,8 +13,8 @@ cdef enum:
     WORKERS = 16              # at most
     LISTENERS = 16            # UDP sockets of one worker, at most
     HEADROOM = 128            # free octets in front of what is read
-    RECEIVES = 16             # datagrams of one recvmmsg
-    BUFFERS = 64              # receive buffers of 64 KiB: 16 in use, the rest lent to other workers
+    RECEIVES = 64             # buffers of one recvmmsg, at most
+    BUFFERS = 128             # receive buffers of 64 KiB: RECEIVES in use, the rest lent to other workers
     BUFFER = 65536 + HEADROOM
     CELL = 2048               # a lone datagram that waits for another worker is copied into a cell, so as not to hold 64 KiB
     CELLS = 4096
@@ -113,6 +113,7 @@ cdef struct Worker:
     int count
     Receive receive[BUFFERS]
     int taken[RECEIVES]       # buffers that the last recvmmsg filled
+    int wanted                # how many the next one may fill
     Loan buffer_loans[BUFFERS]
     Loan arena_loans[ARENAS]
     uint32_t cell_refs[CELLS]
