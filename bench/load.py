@@ -22,6 +22,7 @@ import sys
 import time
 from array import array
 from collections import deque
+from ipaddress import IPv4Network
 from typing import Any
 
 from ..control.address import mapped
@@ -77,11 +78,13 @@ class Subscriber:
 class Load:
     """So many subscribers in so many tunnels of one concentrator."""
 
-    def __init__(self, peer: tuple[str, int], sessions: int, tunnels: int, method: str, rate: float = 0, window: int = 0) -> None:
-        """`rate`: how many begin in a second; `window`: how many may be coming up at once; 0 is no limit."""
+    def __init__(self, peer: tuple[str, int], sessions: int, tunnels: int, method: str, rate: float = 0, window: int = 0,
+                 network: IPv4Network | None = None) -> None:
+        """`rate`: how many begin in a second; `window`: how many may be coming up at once; 0 is no limit. `network`: each
+        socket has an address of its own of this network, all of which is local here."""
         self.sessions, self.tunnels, self.method = sessions, tunnels, method
         self.rate, self.window = rate or math.inf, window or sessions
-        self.sockets = [open_socket(peer) for _ in range(min(tunnels, SOCKETS))]
+        self.sockets = [open_socket(peer, str(network[n + 1]) if network else "") for n in range(min(tunnels, SOCKETS))]
         each = -(-sessions // tunnels)
         self.lines = Lines(array("i", [s.fileno() for s in self.sockets]), tunnels, each)
         here = [s.getsockname()[:2] for s in self.sockets]
@@ -281,13 +284,15 @@ def at(ordered: list[float], share: float) -> float | None:
     return ordered[max(math.ceil(share * len(ordered)), 1) - 1] if ordered else None
 
 
-def open_socket(peer: tuple[str, int]) -> socket.socket:
+def open_socket(peer: tuple[str, int], local: str = "") -> socket.socket:
     s = socket.socket(socket.AF_INET6 if ":" in peer[0] else socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
     for forced, plain in ((33, socket.SO_RCVBUF), (32, socket.SO_SNDBUF)):      # SO_RCVBUFFORCE, SO_SNDBUFFORCE
         try:
             s.setsockopt(socket.SOL_SOCKET, forced, BUFFER)
         except PermissionError:
             s.setsockopt(socket.SOL_SOCKET, plain, BUFFER)
+    if local:
+        s.bind((local, 0))
     s.connect(peer)
     return s
 
@@ -300,9 +305,10 @@ def main() -> None:
     p.add_argument("--auth", choices=("mschap2", "mschap1", "chap", "pap"), default="mschap2")
     p.add_argument("--rate", type=float, default=0, help="sessions that begin in a second; 0: as many as --window allows")
     p.add_argument("--window", type=int, default=0, help="sessions that may be coming up at once; 0: all")
+    p.add_argument("--from", dest="network", type=IPv4Network, help="a network that is local here: an address of it for each socket")
     p.add_argument("--patience", type=float, default=30, help="seconds without a new session after which the rest has failed")
     a = p.parse_args()
-    load = Load(a.peer, a.sessions, a.tunnels, a.auth, a.rate, a.window)
+    load = Load(a.peer, a.sessions, a.tunnels, a.auth, a.rate, a.window, a.network)
     print("ready", flush=True)
     asked = sys.stdin.readline()
     if not asked:

@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from .concentrator import Concentrator
-from .lab import HOST, Lab, LabError, busy, interruptible
+from .lab import HOST, PEER, Lab, LabError, busy, interruptible
 from .record import write
 
 METHODS = ("mschap2", "mschap1", "chap", "pap")
+PEERS = "10.200.0.0/16"     # the generator's outer addresses
 PATIENCE = 30.0         # seconds without another session
 FULL = 0.9              # of a core
 
@@ -35,9 +36,11 @@ class Generator:
 
     def __init__(self, lab: Lab, sessions: int, tunnels: int, method: str = "mschap2", rate: float = 0, window: int = 0) -> None:
         self.side = lab.peer
+        lab.peer.run("ip", "route", "add", "local", PEERS, "dev", "lo")
+        lab.host.run("ip", "route", "add", PEERS, "via", PEER)
         self.process = lab.peer.spawn(
             [sys.executable, "-m", "headrace.bench.load", "--peer", f"{HOST}:1701", "--sessions", str(sessions), "--tunnels", str(tunnels),
-             "--auth", method, "--rate", str(rate), "--window", str(window), "--patience", str(PATIENCE)],
+             "--from", PEERS, "--auth", method, "--rate", str(rate), "--window", str(window), "--patience", str(PATIENCE)],
             None, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         if self._line() != "ready\n":
             raise LabError("the load generator did not start")

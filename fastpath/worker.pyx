@@ -26,7 +26,8 @@ cdef enum:
     READY_WAKE = 60
     EVENTS = 32
     ICMP_A_TICK = 100         # ICMP answers a tick
-    GREETS_A_TICK = 500       # new tunnels asked for that control hears of: 5,000 a second
+    GREETS_A_TICK = 500       # new tunnels asked for that control hears of: 5,000 a second,
+    GREETS = 4000             # and after a quiet time so many at once: when the power is back, all who dial repeat at one instant too
 
 
 cdef inline uint64_t clock_ns(int which) noexcept nogil:
@@ -43,7 +44,7 @@ cdef void tell_time(Worker* w) noexcept nogil:
     if tick != w.tick:
         w.tick = tick
         w.icmp_tokens = ICMP_A_TICK
-        w.greet_tokens = GREETS_A_TICK
+        w.greet_tokens = min(w.greet_tokens + GREETS_A_TICK, <uint32_t>GREETS)
         store_release64(&w.record.heartbeat, w.now_ns)
         w.record.busy_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID)
 
