@@ -24,6 +24,7 @@ from .lab import LabError, Namespace, end, runtime
 INSIDE = "10.67.0.1"                    # its own inner address; sessions have others of the same pool
 POOLS = ["10.67.0.0/16", "10.68.0.0/16"]
 START, STOP = 30.0, 20.0                # seconds for each, at most
+PREFIX = "headrace-bench-"
 ROLES = ("supervisor", "control", "forwarder")
 
 
@@ -76,7 +77,9 @@ class Concentrator:
         """`users`: how many may log in (`user`, `password`). `cpu`: where all of it runs unless `environment` pins its parts
         (HEADRACE_FORWARDER_CPUS, HEADRACE_CONTROL_CPUS)."""
         memory = Path("/dev/shm")               # where /run is on a disk, the tables file would be written to it
-        self.folder = Path(tempfile.mkdtemp(prefix="headrace-bench-", dir=memory if memory.is_dir() else None))
+        room = memory if memory.is_dir() else Path(tempfile.gettempdir())
+        sweep(room)
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=room))
         self.run_dir, self.file, self.log = self.folder / "run", self.folder / "headrace.toml", self.folder / "log"
         config = toml(configuration(self.run_dir, concentrator or {}, server or {}))
         self.file.touch(mode=0o600)
@@ -148,6 +151,14 @@ class Concentrator:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def sweep(room: Path) -> None:
+    """Take away what killed benches left there."""
+    for folder in room.glob(f"{PREFIX}*"):
+        owner = folder.name.removeprefix(PREFIX).partition("-")[0]
+        if owner.isdigit() and not Path("/proc", owner).exists() and folder.lstat().st_uid == os.geteuid():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def cpu_time(pid: int) -> float:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from array import array
@@ -9,7 +10,7 @@ from pathlib import Path
 from socket import AF_UNIX, SOCK_DGRAM, socketpair
 
 import pytest
-from headrace.bench.concentrator import Concentrator
+from headrace.bench.concentrator import PREFIX, Concentrator, sweep
 from headrace.bench.lab import Lab
 from headrace.bench.lines import Lines
 from headrace.bench.setup import Generator, bottleneck
@@ -88,6 +89,16 @@ def test_only_echoes_of_open_links_are_answered_by_the_line() -> None:
         assert [len(there.recv(100)) for _ in range(70)] == list(range(1, 71))
         with pytest.raises(IndexError):
             lines.up(3, 1, 1, 1, 1)
+
+
+def test_killed_benches_files_are_swept(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    left, ours, other = (tmp_path / f"{PREFIX}{name}" for name in (f"{gone.pid}-a", f"{os.getpid()}-b", "c"))
+    for folder in (left, ours, other):
+        (folder / "run").mkdir(parents=True)
+    sweep(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted((ours, other))
 
 
 def test_who_was_the_bottleneck() -> None:
