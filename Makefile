@@ -42,17 +42,23 @@ lint: build
 	$(BIN)/ruff check .
 	MYPYPATH=build/pxd $(BIN)/mypy --namespace-packages --explicit-package-bases -p headrace.control -p headrace.bench
 
-# The tests of compiled code again, on a copy that is built with ASan and UBSan: an error there ends the run. pytest must
-# leave stderr alone, or what a sanitizer says dies with it.
-COPY := build/sanitize
-SANITIZED = env PYTHONPATH=$(COPY)/lib PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-	HEADRACE_FUZZ=150 LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" $(BIN)/python
+# The tests of compiled code again, on copies of it: one with ASan and UBSan, and those of threads on one with TSan. An error ends
+# the run. pytest must leave stderr alone, or what a sanitizer says dies with it; TSan wants fewer random addresses.
+SANITIZED := build/sanitize
+RACED := build/race
+COPY = HEADRACE_BUILD=$(1) $(BIN)/python setup.py -q build --parallel 2 --build-base $(1) --build-lib $(1)/lib
+PRELOADED = LD_PRELOAD="$(foreach name,$(2),$$(gcc -print-file-name=lib$(name).so))" PYTHONPATH=$(1)/lib
+HERE = $(BIN)/python -c 'from headrace.fastpath import worker as w; assert "$(1)/" in w.__file__, w.__file__'
+SANITIZED_TESTS = $(BIN)/python -m pytest --capture=sys -p no:cacheprovider -m 'not root' $(PYTEST_ARGS)
 sanitize: build
-	@mkdir -p $(COPY)
-	HEADRACE_SANITIZE=1 HEADRACE_BUILD=$(COPY) $(BIN)/python setup.py -q build --parallel 2 --build-base $(COPY) --build-lib $(COPY)/lib
-	@$(SANITIZED) -c 'from headrace.fastpath import _probe as p; assert "$(COPY)" in p.__file__, p.__file__'
-	$(SANITIZED) -m pytest --capture=sys -p no:cacheprovider -m 'not root' $(PYTEST_ARGS) \
-	  $$(grep -lE 'fastpath\._probe|fastpath import table|rig\.' tests/test_*.py)
+	HEADRACE_SANITIZE=1 $(call COPY,$(SANITIZED))
+	HEADRACE_SANITIZE=thread $(call COPY,$(RACED))
+	@export $(call PRELOADED,$(RACED),tsan) TSAN_OPTIONS=history_size=7; \
+	  fixed=$$(setarch -R true 2>/dev/null && echo setarch -R); \
+	  set -x; $(call HERE,$(RACED)) && $$fixed $(SANITIZED_TESTS) tests/test_races.py
+	@export $(call PRELOADED,$(SANITIZED),asan ubsan) PYTHONMALLOC=malloc HEADRACE_FUZZ=150 \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1; \
+	  set -x; $(call HERE,$(SANITIZED)) && $(SANITIZED_TESTS) $$(grep -lE 'fastpath\._probe|fastpath import table|rig\.' tests/test_*.py)
 
 root:
 	@$(ROOT)

@@ -199,7 +199,7 @@ cdef class Tables:
         s.active = 0
         memset(s.config, 0, <size_t>&s.next - <size_t>s.config)
         s.echoes = 0
-        self.table.used[slot >> 6] |= <uint64_t>1 << (slot & 63)
+        store_release64(&self.table.used[slot >> 6], self.table.used[slot >> 6] | <uint64_t>1 << (slot & 63))
         s.kind, s.tunnel, s.session, s.owner = kind, tunnel, session, owner
         fill_path(&s.path, path)
         self.flips.pop(slot, None)

@@ -13,8 +13,8 @@ from .packet cimport ECHO, Packet
 from .port cimport count, full, push, scratch, transmit
 from .ppp cimport LCP_DISCARD, LCP_ECHO_REPLY, LCP_ECHO_REQUEST, PPP_LCP
 from .punt cimport PUNT_DEAD, punt_session
-from .sys cimport ctz64, load_acquire8
-from .table cimport OPEN, Config, Session, config_of, prefetch_timer
+from .sys cimport ctz64, load_acquire8, load_acquire64
+from .table cimport FREE, OPEN, RETIRED, Config, Session, config_of, prefetch_timer
 from .worker cimport SCRATCH, TEMPLATE, WHEEL, Out, Worker
 
 cdef enum:
@@ -28,17 +28,19 @@ cdef void rearm_all(Worker* w) noexcept nogil:
     ours, spread over three seconds. The only loop over all used slots, once."""
     cdef uint32_t slot, word
     cdef uint64_t bits
+    cdef uint8_t state
     cdef Session* s
     for word in range(w.table.header.banks << 10):
-        bits = w.table.used[word]
+        bits = load_acquire64(&w.table.used[word])
         while bits:
             slot = word << 6 | <uint32_t>ctz64(bits)
             bits &= bits - 1
             s = &w.table.sessions[slot]
-            if s.owner != w.index:
-                continue
+            state = load_acquire8(&s.state)
+            if state == FREE or state == RETIRED and s.armed == 0 or s.owner != w.index:
+                continue        # the first two may be published at this moment
             s.armed = 0
-            if s.state == OPEN:
+            if state == OPEN:
                 arm(w, slot, s, w.tick + 1 + slot * <uint32_t>2654435761U % (3 * SECOND))
 
 

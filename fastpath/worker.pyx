@@ -87,7 +87,8 @@ cdef int take_handed(Worker* w, Ring* r) noexcept nogil:
             if h.down != direction:
                 continue
             s = h.packet.session
-            if s.generation != h.generation or load_acquire8(&s.state) in (FREE, RETIRED):
+            # The state first: the generation read after it is at least as new, and whoever is in the slot stays for this pass.
+            if load_acquire8(&s.state) in (FREE, RETIRED) or s.generation != h.generation:
                 count(w, DROP_NO_SESSION, 1)
                 continue
             w.batch[w.count] = h.packet
