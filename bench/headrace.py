@@ -22,22 +22,22 @@ PORT = 1701
 
 class Headrace(Subject):
     """One concentrator; `offload` is its setting."""
-    offload = "auto"
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, offload: str = "auto") -> None:
         super().__init__(lab)
-        self._concentrator: Concentrator | None = None
+        self.offload = offload
+        self.concentrator: Concentrator | None = None
         self._lac: Lac | None = None
         self._plane: DataPlane | None = None
         self._ended = threading.Event()
 
     def start(self) -> None:
         # Nobody answers echoes while the sink has the far end's socket, hence the long keepalive.
-        self._concentrator = Concentrator(
+        self.concentrator = Concentrator(
             self.lab.host, cpu=OTHERS, concentrator={"offload": self.offload, "spin": "0s", "log": "warning"},
             server={"max-mtu": MTU, "max-mru": MTU, "keepalive-timeout": "1h"},
             environment={"HEADRACE_FORWARDER_CPUS": str(FORWARDER), "HEADRACE_CONTROL_CPUS": str(OTHERS)})
-        self._forwarder = self._concentrator.pids()["forwarder"]
+        self._forwarder = self.concentrator.pids()["forwarder"]
 
     def _dial(self, sessions: int) -> Lac:
         with self.lab.peer.entered():
@@ -82,8 +82,8 @@ class Headrace(Subject):
         return [self._forwarder]
 
     def packets(self) -> Packets:
-        assert self._concentrator
-        verdicts = self._concentrator.get("stats")["verdicts"]
+        assert self.concentrator
+        verdicts = self.concentrator.get("stats")["verdicts"]
         return Packets(verdicts["up"], verdicts["down"])
 
     def stop(self) -> None:
@@ -96,10 +96,12 @@ class Headrace(Subject):
         if self._lac:
             with self._lac.wire:
                 self._lac.close()
-        if self._concentrator:
-            self._concentrator.stop()
+        if self.concentrator:
+            self.concentrator.stop()
 
 
 class Plain(Headrace):
     """The same forwarder without offloads: a system call still carries many packets, but each is a packet of its own."""
-    offload = "none"
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__(lab, "none")
