@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 FORWARDER, OTHERS = 0, 1        # cores
 CLONE_NEWNET = 0x40000000
+BOUND = ("setpriv", "--pdeathsig", "KILL")          # in front of a command that must not outlive this thread
 PEER, HOST, PREFIX = "192.168.77.1", "192.168.77.2", 24
 WIRES = ("offload", "plain")
 SYSCTLS = {
@@ -77,12 +79,11 @@ class Namespace:
             os.close(here)
 
     def run(self, *command: str) -> str:
-        """A command that ends soon; its output."""
-        try:
-            with self.entered(OTHERS):
-                done = subprocess.run(command, capture_output=True, text=True)
-        except FileNotFoundError:
+        """A command that ends by itself, or with this process; its output."""
+        if not shutil.which(command[0]):
             raise LabError(f"{command[0]} is not installed")
+        with self.entered(OTHERS):
+            done = subprocess.run([*BOUND, *command], capture_output=True, text=True)
         if done.returncode:
             raise LabError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
@@ -90,7 +91,7 @@ class Namespace:
     def spawn(self, command: list[str], cpu: int | None, **options: Any) -> subprocess.Popen[str]:
         """A process that stays until `close`, or until this process is gone."""
         with self.entered(cpu):
-            process = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *command], text=True, cwd="/", **options)
+            process = subprocess.Popen([*BOUND, *command], text=True, cwd="/", **options)
         self.processes.append(process)
         return process
 
