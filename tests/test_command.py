@@ -169,7 +169,7 @@ def test_check_says_all(headrace, place):
     (place / "bad.toml").write_text("[concentrator]\nworkers = 99\nlog = 'loud'\n")
     status, out, err = headrace("check", "-c", "bad.toml")
     assert (status, out) == (1, "")
-    assert sorted(err.splitlines()) == ["headrace: bad.toml:2: concentrator.workers is 99, but must be from 0 to 64",
+    assert sorted(err.splitlines()) == ["headrace: bad.toml:2: concentrator.workers is 99, but must be from 0 to 16",
                                         'headrace: bad.toml:3: concentrator.log is "loud", '
                                         'but must be "debug", "info", "warning" or "error"']
 
