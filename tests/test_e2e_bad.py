@@ -26,6 +26,12 @@ LCP = 0xC021
 ASIDE, FENCE = "10.9.0.3", 20001
 
 
+@pytest.fixture(autouse=True)
+def no_solicitations(place):
+    """The kernel asks for IPv6 routers on hr0, now and then: that would stand in the accounts."""
+    place.on_host(place.netns, "sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
+
+
 def control(tunnel, session, ns, nr, *avps):
     body = b"".join(avps)
     return struct.pack("!HHHHHH", 0xC802, 12 + len(body), tunnel, session, ns, nr) + body
