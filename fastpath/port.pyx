@@ -63,7 +63,8 @@ cdef int free_buffers(Worker* w) noexcept nogil:
 
 cdef int receive(Worker* w, Listener* l) noexcept nogil:
     """One recvmmsg. Return how many of `taken` it filled; their Receive says what they are. Where the wire merges nothing, the
-    more datagrams it brings the more of a flow go into one write to the inner port; where it does, a few are much."""
+    more datagrams it brings the more of a flow go into one write to the inner port; where it does, a few are much.
+    Budget: 10 ns a buffer, besides the kernel's part."""
     cdef int i, n = w.wanted
     cdef uint32_t datagrams = 0
     cdef Receive* r
