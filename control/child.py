@@ -1,7 +1,7 @@
 """A process that the supervisor keeps alive: control or forwarder.
 
-It runs in a session of its own with SIGINT ignored, so that Ctrl-C reaches the supervisor alone, and
-the kernel kills it when the supervisor dies. It comes back at once when it dies, and later and later
+It runs in a session of its own with SIGINT ignored, so that Ctrl-C reaches the supervisor alone, without
+privileges, and the kernel kills it when the supervisor dies. It comes back at once when it dies, and later and later
 when it keeps dying.
 """
 from __future__ import annotations
@@ -13,7 +13,7 @@ import socket
 import subprocess
 from collections import deque
 
-from . import listener, store
+from . import listener, privilege, store
 
 PR_SET_PDEATHSIG = 1
 OFTEN, WITHIN = 3, 10.0         # that many deaths within so many seconds are too many
@@ -24,6 +24,7 @@ _prctl = ctypes.CDLL(None, use_errno=True).prctl
 class Child:
     def __init__(self, role: str, command: list[str], cores: set[int], hold: float = 0.0) -> None:
         self.role, self.command, self.cores = role, command, cores
+        self.capabilities: frozenset[int] = frozenset()
         self.hold = hold                        # a test's setting: how long it stays dead
         self.process: subprocess.Popen[bytes] | None = None
         self.pidfd = -1
@@ -37,7 +38,7 @@ class Child:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for sock in (ours, theirs):
             listener.enlarge(sock, 1 << 20)
-        parent, cores = os.getpid(), self.cores
+        parent, cores, capabilities = os.getpid(), self.cores, self.capabilities
 
         def prepare() -> None:
             _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -45,6 +46,8 @@ class Child:
                 os._exit(1)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             os.sched_setaffinity(0, cores)
+            privilege.keep(capabilities)
+            privilege.no_more()
 
         environment = {**os.environ, store.VARIABLE: str(theirs.fileno())}
         environment.pop("NOTIFY_SOCKET", None)  # it is the supervisor that tells systemd

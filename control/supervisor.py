@@ -28,7 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import config as configuration
-from . import listener, store, tun
+from . import listener, privilege, store, tun
 from .child import OFTEN, Child
 from .kernel import Kernel
 from .log import set_level
@@ -81,6 +81,7 @@ class Supervisor:
             os.sched_setaffinity(0, self.own_cores)
             self.catch_signals()
             self.set_up()
+            self.drop_privileges()
             self.loop()
         finally:
             self.tear_down()
@@ -152,6 +153,17 @@ class Supervisor:
             self.kernel.forward()
         if own.masquerade:
             self.kernel.masquerade(own.masquerade, self.config)
+
+    def drop_privileges(self) -> None:
+        """Everything is open: keep what reloads and the undoing need."""
+        files = frozenset[int]()
+        closed = privilege.foreign((Path(sys.executable), Path(__file__), self.file), (self.run_dir,))
+        if closed:
+            log.info("%s belongs to another user: headrace keeps the right to pass over file permissions", closed)
+            files = frozenset({privilege.DAC_OVERRIDE})
+        for child in self.children:
+            child.capabilities = files
+        privilege.keep(privilege.SUPERVISOR | files)
 
     def open_udp(self, listen: str) -> list[tuple[str, int]]:
         """The store's open("udp"): a socket for each worker."""

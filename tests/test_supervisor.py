@@ -18,11 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from headrace.control import store
+from headrace.control import privilege, store
 from headrace.control.child import Child
 from headrace.control.store import Keeper, Store, StoreError
 from headrace.control.supervisor import alive
 from peers.lab import until
+from test_privilege import status
 
 # -- the store ---------------------------------------------------------------------------------
 
@@ -417,6 +418,28 @@ def test_what_a_reload_cannot_change(place):
     os.kill(place.pids()["supervisor"], signal.SIGHUP)
     until("reloaded", lambda: (place.run_dir / "reloaded").exists() and (place.run_dir / "reloaded").read_text())
     assert (place.run_dir / "reloaded").read_text() == "concentrator.max-sessions cannot change while headrace runs; restart it"
+
+
+@pytest.mark.root
+def test_privileges(place):
+    """Every thread of every process, also of those that were started again; and the supervisor can still undo what it did."""
+    before = place.settings()
+    process = place.start()
+    killed = place.pids()
+    for role in ("forwarder", "control"):
+        os.kill(killed[role], signal.SIGKILL)
+        until("restarted", lambda role=role: place.pids()[role] != killed[role])
+    here = privilege.foreign((Path(sys.executable), Path(privilege.__file__), place.file), (place.run_dir,))
+    files = 1 << privilege.DAC_OVERRIDE if here else 0
+    own = files | sum(1 << number for number in privilege.SUPERVISOR)
+    for role, pid in place.pids().items():
+        for task in Path("/proc", str(pid), "task").iterdir():
+            have = status(pid, task.name)
+            mask = own if role == "supervisor" else files
+            assert have == {"CapInh": 0, "CapPrm": mask, "CapEff": mask, "CapBnd": mask, "CapAmb": 0,
+                            "NoNewPrivs": int(role != "supervisor")}
+    process.terminate()
+    assert process.wait(10) == 0 and place.settings() == before and "hr0" not in place.names()
 
 
 @pytest.mark.root
