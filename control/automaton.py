@@ -134,6 +134,11 @@ class Automaton:
         self._failures = 0                             # Naks sent since the last Ack
         self._naks = 0                                 # Naks received
 
+    @property
+    def terminated(self) -> bool:
+        """It is being ended on purpose."""
+        return self.state in (CLOSING, STOPPING)
+
     # The policy, which subclasses give
 
     def desired(self) -> dict[int, Any]:

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from .auth import Accept
-from .automaton import CLOSING, OPENED, STOPPING, Automaton
+from .automaton import OPENED, Automaton
 from .fields import Field, ip4, option
 from .link import IPCP_PROTOCOL, Link, LinkSettings
 from .reason import Reason
@@ -50,11 +50,6 @@ class IPCP(Automaton):
         if self.accept:
             return self.accept.dns
         return tuple(self.ours[kind] for kind in (DNS, SECOND_DNS) if self.ours.get(kind, NOWHERE) != NOWHERE)
-
-    @property
-    def terminated(self) -> bool:
-        """IPCP was ended on purpose, and the link was not."""
-        return self.state in (CLOSING, STOPPING)
 
     # The policy
 

@@ -49,7 +49,8 @@ class LinkSettings:
 
 @dataclass(frozen=True, slots=True)
 class LinkUp:
-    """The link carries IP. It is emitted before our last Configure-Ack is drained."""
+    """The link carries user data. It is emitted before our last Configure-Ack is drained, and again,
+    with all that is in force, when an NCP opened or ended and the link stays up."""
     user: str                       # as on the wire, with DOMAIN\\ where the peer sent one
     method: str                     # of the authentication; "" where a client was not asked
     local_address: IPv4Address
@@ -68,7 +69,7 @@ class LinkUp:
 class LinkReset:
     """A link that was up is not any more, by renegotiation or because it is ending: user data stops.
     LinkUp or LinkDown follows; none follows soon when the peer terminated only its NCP."""
-    stage: str                      # lcp | ipcp: the layer that left its OPENED state
+    stage: str                      # lcp | ipcp …: the layer that left its OPENED state
 
 
 @dataclass(frozen=True, slots=True)

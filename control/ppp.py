@@ -1,9 +1,12 @@
-"""One PPP link (RFC 1661 section 3): LCP, then authentication, then the NCPs, of which IPCP is ours.
+"""One PPP link (RFC 1661 section 3): LCP, then authentication, then the NCPs that policy wants (`_wanted`).
 
-    open -> ESTABLISH --LCP up--> AUTHENTICATE --Accept--> NETWORK --IPCP up--> LinkUp
+    open -> ESTABLISH --LCP up--> AUTHENTICATE --Accept--> NETWORK --a network up--> LinkUp
               ^                        |                      |
               +----- LCP renegotiated, at any time -----------+         close, or the peer's Terminate-Request,
                                                                         or a time-out -> TERMINATE -> LinkDown
+
+Each NCP opens and ends on its own. The link is up while one of NETWORKS is open; when another NCP
+opens or ends meanwhile, LinkUp says again all that is in force, and nothing is interrupted.
 
 A frame goes by its protocol number to the layer that speaks it; what no layer speaks gets LCP's
 Protocol-Reject. The machine follows the contract of machine.py; `outgoing()` holds (protocol,
@@ -11,12 +14,13 @@ packet) pairs, to be framed with FF 03 and a whole protocol field when the proto
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
 from random import Random
 
 from . import chap, pap
 from .auth import OPTION_OF, Accept, AuthRequest, Reject
 from .automaton import CLOSING, OPENED, STOPPING, Automaton
-from .ipcp import IPCP
+from .ipcp import IPCP, NOWHERE
 from .lcp import ACCM, ACFC, LCP, MAGIC, PFC
 from .link import (
     CHAP_PROTOCOL,
@@ -41,14 +45,17 @@ DEAD, ESTABLISH, AUTHENTICATE, NETWORK, TERMINATE = range(5)
 # What may arrive without a layer that waits for it, and is then no news.
 QUIET = (IP, IPCP_PROTOCOL, PAP_PROTOCOL, CHAP_PROTOCOL)
 
+# The NCPs that carry user data: without one of them there is no link to speak of.
+NETWORKS = (IPCP_PROTOCOL,)
+
 Authentication = chap.Authenticator | chap.Peer | pap.Authenticator | pap.Peer
 
 
 class PPP(Machine):
     """A server asks who the peer is and gives it its addresses; a client answers, and takes them."""
 
-    __slots__ = ("_authenticate_by", "_ended", "_open_by", "_reason", "_request", "_up", "accept", "authentication", "ipcp",
-                 "lcp", "phase", "random", "role", "settings", "user")
+    __slots__ = ("_authenticate_by", "_ended", "_open_by", "_reason", "_request", "_up", "accept", "authentication", "lcp",
+                 "ncps", "phase", "random", "role", "settings", "user")
 
     def __init__(self, role: Role, settings: LinkSettings, random: Random) -> None:
         super().__init__()
@@ -59,7 +66,7 @@ class PPP(Machine):
         self.phase = DEAD
         self.lcp = LCP(role, self, settings, random)
         self.authentication: Authentication | None = None
-        self.ipcp: IPCP | None = None
+        self.ncps: dict[int, Automaton] = {}     # by protocol number, in the order in which they were opened
         self.accept: Accept | None = None        # server: what the present peer was given
         self.user = settings.user
         self._request: AuthRequest | None = None   # whose verdict we wait for
@@ -118,8 +125,8 @@ class PPP(Machine):
             return      # RFC 1661 section 3.4: before that, nothing else counts
         elif self.authentication is not None and protocol == self.authentication.PROTOCOL:
             self.authentication.receive(payload, now)
-        elif self.ipcp is not None and protocol == IPCP_PROTOCOL:
-            self.ipcp.receive(payload, now)
+        elif protocol in self.ncps:
+            self.ncps[protocol].receive(payload, now)
         elif protocol not in QUIET:
             self.lcp.reject_protocol(protocol & 0xFFFF, payload)
 
@@ -129,15 +136,16 @@ class PPP(Machine):
         self.lcp.tick(now)
         if self.authentication is not None:
             self.authentication.tick(now)
-        if self.ipcp is not None:
-            self.ipcp.tick(now)
+        for ncp in tuple(self.ncps.values()):       # one of them may end the link
+            ncp.tick(now)
         if self._authenticate_by is not None and self._authenticate_by <= now:
             self._authenticate_by = None
             who = "the verdict on the peer did not come" if self._request else "the peer did not authenticate"
             self.close(Reason("authentication", "timeout", f"{who} within {self.settings.authentication_timeout:g} s"), now)
         if self._open_by is not None and self._open_by <= now:
             self._open_by = None
-            stage = ("link", "lcp", "authentication", "ipcp", "link")[self.phase]
+            shut = next((ncp.NAME for ncp in self.ncps.values() if ncp.state != OPENED), "link")
+            stage = ("link", "lcp", "authentication", shut, "link")[self.phase]
             self.close(Reason(stage, "timeout", f"the link was not open within {self.settings.open_timeout:g} s"), now)
 
     def deadline(self) -> float | None:
@@ -146,8 +154,7 @@ class PPP(Machine):
         due = [self.lcp.timer, self._authenticate_by, self._open_by]
         if self.authentication is not None:
             due.append(self.authentication.timer)
-        if self.ipcp is not None:
-            due.append(self.ipcp.timer)
+        due += [ncp.timer for ncp in self.ncps.values()]
         return min((moment for moment in due if moment is not None), default=None)
 
     # What the layers ask of their link (link.Link)
@@ -169,23 +176,23 @@ class PPP(Machine):
         if layer is self.lcp:
             self._authenticate(now)
         else:
-            self._link_up()
+            self._settle(layer)
 
     def layer_down(self, layer: Automaton, now: float) -> None:
-        if self._up:
-            self._up = False
-            self._events.append(LinkReset(layer.NAME))
         if layer is self.lcp:
-            ipcp = self.ipcp
-            self.authentication = self.ipcp = self.accept = self._request = None
-            if ipcp is not None:
-                ipcp.fire("Down", now)
+            ncps, self.ncps = self.ncps, {}
+            self.authentication = self.accept = self._request = None
+            self._settle(layer)
+            for ncp in ncps.values():
+                ncp.fire("Down", now)
             if layer.state in (CLOSING, STOPPING):
                 self._wind_up()
             else:
                 self._establish(now)
-        elif self.phase == NETWORK and self.ipcp is not None and not self.ipcp.terminated:
-            self._open_by = now + self.settings.open_timeout
+        elif layer.PROTOCOL in self.ncps:
+            self._settle(layer)
+            if self.phase == NETWORK and not self._up and not layer.terminated:
+                self._open_by = now + self.settings.open_timeout
 
     def layer_finished(self, layer: Automaton, now: float) -> None:
         """An NCP may end without the link (RFC 1661 section 3.6); without LCP there is no link."""
@@ -196,8 +203,8 @@ class PPP(Machine):
         """The peer does not know a protocol that we sent."""
         if protocol == LCP_PROTOCOL:
             self.lcp.reject(now)
-        elif protocol == IPCP_PROTOCOL and self.ipcp is not None:
-            self.ipcp.reject(now)
+        elif protocol in self.ncps:
+            self.ncps[protocol].reject(now)
         elif self.authentication is not None and protocol == self.authentication.PROTOCOL:
             method = self.authentication.method
             self.close(Reason("authentication", "refused", f"the peer agreed to {method} and then rejected its protocol"), now)
@@ -235,18 +242,41 @@ class PPP(Machine):
     def _network(self, now: float) -> None:
         self.phase = NETWORK
         self._authenticate_by = None
-        self.ipcp = IPCP(self.accept, self, self.settings, self.random)
-        self.ipcp.open(now)
+        self.ncps = {ncp.PROTOCOL: ncp for ncp in self._wanted()}
+        for ncp in tuple(self.ncps.values()):
+            ncp.open(now)
+
+    def _wanted(self) -> Iterator[Automaton]:
+        """The NCPs that policy wants, in the order in which they are opened."""
+        yield IPCP(self.accept, self, self.settings, self.random)
+
+    @property
+    def ipcp(self) -> IPCP | None:
+        ncp = self.ncps.get(IPCP_PROTOCOL)
+        assert ncp is None or isinstance(ncp, IPCP)
+        return ncp
+
+    def _is_open(self, protocol: int) -> bool:
+        ncp = self.ncps.get(protocol)
+        return ncp is not None and ncp.state == OPENED
+
+    def _settle(self, layer: Automaton) -> None:
+        """A layer opened, or is open no more: say whether the link is up, and what is in force."""
+        if any(self._is_open(protocol) for protocol in NETWORKS):
+            self._link_up()
+        elif self._up:
+            self._up = False
+            self._events.append(LinkReset(layer.NAME))
 
     def _link_up(self) -> None:
-        lcp, ipcp = self.lcp, self.ipcp
-        assert ipcp is not None     # it told us
+        lcp, ipcp = self.lcp, self.ipcp if self._is_open(IPCP_PROTOCOL) else None
         self._open_by, self._up = None, True
         theirs = lcp.theirs
         self._events.append(LinkUp(
-            user=self.user, method=lcp.method, local_address=ipcp.local_address, remote_address=ipcp.remote_address,
+            user=self.user, method=lcp.method,
+            local_address=ipcp.local_address if ipcp else NOWHERE, remote_address=ipcp.remote_address if ipcp else NOWHERE,
             mtu=min(self.settings.mtu, lcp.peer_mru), mru=lcp.mru, accm=theirs.get(ACCM, 0xFFFFFFFF),
-            pfc=PFC in theirs, acfc=ACFC in theirs, our_magic=lcp.magic, peer_magic=theirs.get(MAGIC, 0), dns=ipcp.dns))
+            pfc=PFC in theirs, acfc=ACFC in theirs, our_magic=lcp.magic, peer_magic=theirs.get(MAGIC, 0), dns=ipcp.dns if ipcp else ()))
 
     def _wind_up(self) -> None:
         """LCP says goodbye and nothing else runs; its own timer ends it."""
@@ -256,5 +286,6 @@ class PPP(Machine):
     def _finish(self, reason: Reason) -> None:
         if not self._ended:
             self._ended, self.phase = True, DEAD
-            self.authentication = self.ipcp = self._request = None
+            self.authentication = self._request = None
+            self.ncps = {}
             self._events.append(LinkDown(self._reason or reason))
