@@ -1,7 +1,8 @@
-"""Addresses as the tables and paths have them: 16 octets, IPv4 as ::ffff:a.b.c.d."""
+"""Addresses as the tables and paths have them: 16 octets, IPv4 as ::ffff:a.b.c.d. A link-local address of IPv6 means something on
+one link only: octets 4 to 7 of it, which are zero on the wire, are its interface's index."""
 from __future__ import annotations
 
-import ipaddress
+import socket
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 
@@ -14,7 +15,25 @@ def mapped(address: bytes | IPv4Address | IPv6Address) -> bytes:
     return packed if len(packed) == 16 else _PREFIX + packed
 
 
+def link_local(address: bytes) -> bool:
+    return address[0] == 0xFE and address[1] & 0xC0 == 0x80
+
+
+def scoped(address: bytes, interface: int) -> bytes:
+    """16 octets; a link-local address becomes one on that interface's link."""
+    return address[:4] + interface.to_bytes(4) + address[8:] if link_local(address) else address
+
+
 @lru_cache(4096)
 def shown(address: bytes) -> str:
-    """16 octets as people write them."""
-    return str(IPv4Address(address[12:])) if address[:12] == _PREFIX else str(ipaddress.IPv6Address(address))
+    """16 octets as people write them: 192.0.2.1, 2001:db8::1, fe80::1%eth0."""
+    if address[:12] == _PREFIX:
+        return str(IPv4Address(address[12:]))
+    interface = int.from_bytes(address[4:8])
+    if not link_local(address) or not interface:
+        return str(IPv6Address(address))
+    try:
+        name = socket.if_indextoname(interface)
+    except OSError:             # it is gone
+        name = str(interface)
+    return f"{IPv6Address(scoped(address, 0))}%{name}"

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 from typing import Any
@@ -14,7 +13,6 @@ from ..fastpath.table import Tables
 from ..fastpath.worker import Forwarder
 from . import config as configuration
 from . import listener, log, tun
-from .address import mapped
 from .settings import Config
 from .store import Store
 
@@ -34,8 +32,7 @@ def build(store: Store, config: Config) -> Forwarder:
         listeners = []
         for listen in l2tp.listen if l2tp.enabled else ():
             family, host, port = listener.address_of(listen)
-            local = socket.inet_pton(family, host)
-            listeners.append((store.get(f"udp/{listen}/{worker}"), family, not any(local), mapped(local), port))
+            listeners.append((store.get(f"udp/{listen}/{worker}"), family, host in ("0.0.0.0", "::"), listener.local_of(listen), port))
         ports.append({"tun": store.get(f"tun/{own.interface}/{worker}"), "punt": store.get(f"punt/{worker}/forwarder"),
                       "listeners": listeners})
     merge = {"uso": 2, "tso": 1}.get(offload["tun"], 0)

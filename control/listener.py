@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import socket
 
+from .address import mapped, scoped
 from .tun import SetupError
 
 UDP_SEGMENT, UDP_GRO = 103, 104
@@ -17,9 +18,17 @@ BUFFER = 8 << 20
 
 
 def address_of(listen: str) -> tuple[int, str, int]:
-    """Family, host and port of `0.0.0.0:1701` or `[::]:1701`."""
+    """Family, host and port of `0.0.0.0:1701`, `[::]:1701` or `[fe80::1%eth0]:1701`."""
     host, _, port = listen.rpartition(":")
     return (socket.AF_INET6, host[1:-1], int(port)) if host.startswith("[") else (socket.AF_INET, host, int(port))
+
+
+def local_of(listen: str) -> bytes:
+    """The address as paths have it."""
+    family, host, _ = address_of(listen)
+    host, _, interface = host.partition("%")
+    local = mapped(socket.inet_pton(family, host))
+    return scoped(local, socket.if_nametoindex(interface)) if interface else local
 
 
 def open_listener(listen: str, workers: int, offload: bool) -> list[socket.socket]:
@@ -76,8 +85,13 @@ def _socket(family: int, listen: str) -> socket.socket:
 
 
 def _bind(sock: socket.socket, host: str, port: int, listen: str) -> None:
+    host, _, interface = host.partition("%")
     try:
-        sock.bind((host, port))
+        index = socket.if_nametoindex(interface) if interface else 0
+    except OSError:
+        raise SetupError(f"cannot listen on {listen}: there is no interface {interface}; change server.l2tp.listen")
+    try:
+        sock.bind((host, port, 0, index) if index else (host, port))
     except OSError as error:
         why = {errno.EADDRINUSE: "another program has that UDP port; end it, or change server.l2tp.listen",
                errno.EADDRNOTAVAIL: "no interface has that address; change server.l2tp.listen",

@@ -27,10 +27,12 @@ from . import duration
 
 SECRETS = {"password", "tunnel-secret"}     # values that no message repeats
 
+INTERFACE = "[A-Za-z0-9_.-]{1,15}"             # what a network interface may be called
+
 
 def _listener(text: Any) -> str:
     """One spelling for each address and port, so that duplicates show: `0.0.0.0:1701`, `[::]:1701`."""
-    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([0-9.]+))(?::(\d{1,5}))?", text) if isinstance(text, str) else None
+    match = re.fullmatch(rf"(?:\[([0-9A-Fa-f:.]+(?:%{INTERFACE})?)\]|([0-9.]+))(?::(\d{{1,5}}))?", text) if isinstance(text, str) else None
     problem = 'must be an address and a port such as "0.0.0.0:1701" or "[::]:1701"'
     if not match:
         raise ValueError(problem)
@@ -39,9 +41,14 @@ def _listener(text: Any) -> str:
     if not 1 <= number <= 65535:
         raise ValueError(f"{problem}, with a port from 1 to 65535")
     try:
-        return f"[{IPv6Address(six)}]:{number}" if six else f"{IPv4Address(four)}:{number}"
+        address = IPv6Address(six) if six else IPv4Address(four)
     except AddressValueError:
         raise ValueError(problem)
+    if isinstance(address, IPv4Address):
+        return f"{address}:{number}"
+    if address.is_link_local != bool(address.scope_id):
+        raise ValueError('must name the interface of a link-local address, and of no other, as in "[fe80::1%eth0]:1701"')
+    return f"[{address}]:{number}"
 
 
 def _network(text: Any) -> IPv4Network:
@@ -102,7 +109,7 @@ Listener = Annotated[str, BeforeValidator(_listener)]
 Address = Annotated[IPv4Address, BeforeValidator(_address), PlainSerializer(str)]
 Network = Annotated[IPv4Network, BeforeValidator(_network), PlainSerializer(str)]
 PoolOrAddress = Annotated[IPv4Address | str, BeforeValidator(_pool_or_address), PlainSerializer(str)]
-Interface = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,15}$")]
+Interface = Annotated[str, StringConstraints(pattern=rf"^{INTERFACE}$")]
 WORKERS = 16             # that a forwarder can have (fastpath/worker.pxd)
 Mtu = Annotated[StrictInt, Field(ge=576, le=1500)]
 Method = Literal["mschap2", "mschap1", "chap", "pap"]

@@ -10,7 +10,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from .bytes cimport load16, store16
+from .bytes cimport load16, load32, store16, store32
 from .packet cimport DOWN, DROP_WIRE
 from .sys cimport (AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, EINTR, EINVAL, EIO, EMSGSIZE,
                    IP_PKTINFO, IP_TOS, IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, IPV6_TCLASS, MSG_DONTWAIT, SOL_UDP, UDP_GRO,
@@ -96,6 +96,22 @@ cdef inline void map4(uint8_t* out, const void* address) noexcept nogil:
     memcpy(out + 12, address, 4)
 
 
+cdef inline void put_scope(uint8_t* address, uint32_t interface) noexcept nogil:
+    """Say in a link-local address on which link it is (see Path)."""
+    if load16(address) & 0xFFC0 == 0xFE80:
+        store32(address + 4, interface)
+
+
+cdef inline uint32_t take_scope(uint8_t* address) noexcept nogil:
+    """Make an address of a Path what the wire has; return its link's interface, 0 for any."""
+    cdef uint32_t interface
+    if load16(address) & 0xFFC0 != 0xFE80:
+        return 0
+    interface = load32(address + 4)
+    store32(address + 4, 0)
+    return interface
+
+
 cdef void read_ancillary(Listener* l, msghdr* m, Receive* r) noexcept nogil:
     """Peer, local address, TOS and the size of the datagrams in this buffer."""
     cdef cmsghdr* c = CMSG_FIRSTHDR(m)
@@ -107,6 +123,7 @@ cdef void read_ancillary(Listener* l, msghdr* m, Receive* r) noexcept nogil:
     r.path = l.path
     if l.family6:
         memcpy(r.path.peer, &a6.sin6_addr, 16)
+        put_scope(r.path.peer, a6.sin6_scope_id)
         r.path.peer_port = load16(<uint8_t*>&a6.sin6_port)
     else:
         map4(r.path.peer, &a4.sin_addr)
@@ -122,6 +139,7 @@ cdef void read_ancillary(Listener* l, msghdr* m, Receive* r) noexcept nogil:
             r.tos = CMSG_DATA(c)[0]
         elif c.cmsg_level == IPPROTO_IPV6 and c.cmsg_type == IPV6_PKTINFO:
             memcpy(r.path.local, &(<in6_pktinfo*>CMSG_DATA(c)).ipi6_addr, 16)
+            put_scope(r.path.local, (<in6_pktinfo*>CMSG_DATA(c)).ipi6_ifindex)
         elif c.cmsg_level == IPPROTO_IPV6 and c.cmsg_type == IPV6_TCLASS:
             memcpy(&size, CMSG_DATA(c), 4)
             r.tos = <uint8_t>size
@@ -136,6 +154,7 @@ cdef void address_message(Worker* w, Out* out, int i, const Segment* s, uint16_t
     cdef sockaddr_in* a4 = <sockaddr_in*>out.names[i]
     cdef sockaddr_in6* a6 = <sockaddr_in6*>out.names[i]
     cdef cmsghdr* c = <cmsghdr*>out.control[i]
+    cdef in6_pktinfo* info6
     cdef size_t used = 0
     cdef int32_t tos = s.tos
     m.msg_name = out.names[i]
@@ -145,6 +164,7 @@ cdef void address_message(Worker* w, Out* out, int i, const Segment* s, uint16_t
         a6.sin6_family = AF_INET6
         store16(<uint8_t*>&a6.sin6_port, path.peer_port)
         memcpy(&a6.sin6_addr, path.peer, 16)
+        a6.sin6_scope_id = take_scope(<uint8_t*>&a6.sin6_addr)
         m.msg_namelen = sizeof(sockaddr_in6)
     else:
         a4.sin_family = AF_INET
@@ -154,8 +174,9 @@ cdef void address_message(Worker* w, Out* out, int i, const Segment* s, uint16_t
     if l.any:
         if l.family6:
             c.cmsg_level, c.cmsg_type, c.cmsg_len = IPPROTO_IPV6, IPV6_PKTINFO, CMSG_LEN(sizeof(in6_pktinfo))
-            memset(CMSG_DATA(c), 0, sizeof(in6_pktinfo))
-            memcpy(&(<in6_pktinfo*>CMSG_DATA(c)).ipi6_addr, path.local, 16)
+            info6 = <in6_pktinfo*>CMSG_DATA(c)
+            memcpy(&info6.ipi6_addr, path.local, 16)
+            info6.ipi6_ifindex = take_scope(<uint8_t*>&info6.ipi6_addr)
             used = CMSG_SPACE(sizeof(in6_pktinfo))
         else:
             c.cmsg_level, c.cmsg_type, c.cmsg_len = IPPROTO_IP, IP_PKTINFO, CMSG_LEN(sizeof(in_pktinfo))

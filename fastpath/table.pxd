@@ -34,15 +34,15 @@ cpdef enum ConfigFlag:
     CONFIG_SEQUENCED = 4      # L2TP data carries Ns, both ways
     CONFIG_COPY_DSCP = 8      # the outer DSCP is the inner one (RFC 2983); ECN always is (RFC 6040 section 4.1)
 
-# Where datagrams come from and go to. Addresses are 16 octets, IPv4 as ::ffff:a.b.c.d; ports in host order.
-cdef struct Path:
+# Where datagrams come from and go to. Addresses are 16 octets, IPv4 as ::ffff:a.b.c.d; ports in host order. A link-local address
+# (fe80::/10) means something on one link only, so octets 4 to 7 of it, which are zero on the wire, are its interface's index.
+cdef struct Path:             # 40 octets
     uint8_t peer[16]
     uint8_t local[16]         # the address that the peer dialled: answers leave from it
     uint16_t peer_port
     uint16_t local_port
     uint8_t port              # index of the listener
     uint8_t pad[3]
-    uint32_t mark
 
 # What may change while a session lives: two copies and an index (see Session.active). What every packet needs
 # stands in the first 64 octets, the first 32 of the template with it.
@@ -76,7 +76,7 @@ cdef struct Session:          # 512 octets
     uint8_t active            # which Config is in force, stored with release
     uint8_t pad0[4]
     Path path
-    uint8_t pad1[4]
+    uint8_t pad1[8]
     # -- configuration: written by control; the idle copy only
     Config config[2]
     # -- receive: written by the owning worker
@@ -130,7 +130,7 @@ cdef struct Tunnel:           # 128 octets, index: our tunnel id
     uint8_t pad1[2]
     uint32_t generation       # a new one each time the id is taken
     Path path
-    uint8_t pad2[4]
+    uint8_t pad2[8]
     # -- written by the worker that acknowledges HELLO while control is away
     uint32_t worker_generation    # what follows is about this generation
     uint16_t worker_nr        # next expected as the worker saw it

@@ -76,7 +76,7 @@ cdef struct PuntHeader:       # 64 octets
     uint32_t generation
     uint32_t length           # of the frame behind
     Path path
-    uint8_t pad[4]
+    uint8_t pad[8]
 
 cdef struct Worker:
     # what it works on

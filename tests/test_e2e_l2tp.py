@@ -33,6 +33,39 @@ def test_answers_come_from_the_address_that_was_dialled(here, lac, to):
     assert session and session["caller-id"] == client.address and session["address"] == joe.address
 
 
+LINK_LOCAL, LINK_LOCAL_FAR = "fe80::1", "fe80::2"
+
+
+@pytest.mark.parametrize("listen", [(), ("[fe80::1%wire]:1701", "[fe80::1%wire2]:1701")])
+def test_one_link_local_address_on_two_links_is_two_peers(here, lac, place, listen):
+    """The same addresses and ports of both ends on either link, and the same ids of ours: only the interface tells them apart, and an
+    answer leaves through the one that was asked through. Wildcard listener, and one on each address."""
+    place.ip(place.netns, f"""
+link add wire2 type veth peer name wire2 netns {place.far}
+addr add {LINK_LOCAL}/64 dev wire nodad
+addr add {LINK_LOCAL}/64 dev wire2 nodad
+link set wire2 up
+""")
+    place.ip(place.far, f"""
+addr add {LINK_LOCAL_FAR}/64 dev wire nodad
+addr add {LINK_LOCAL_FAR}/64 dev wire2 nodad
+link set wire2 up
+""")
+    concentrator = here(**{"listen": list(listen)} if listen else {})
+    users = {"joe": "wire", "ann": "wire2"}
+    callers = [lac(to=LINK_LOCAL, local=f"{LINK_LOCAL_FAR}%{link}", port=1701).call(user) for user, link in users.items()]
+    assert len({(c.tunnel, c.session, *c.lac.wire.getsockname()[:2]) for c in callers}) == 1
+    for caller in callers:
+        reaches(caller)
+        reaches(caller, LAN, 2)
+        assert caller.lac.froms == {LINK_LOCAL}
+    assert {s["user"]: s["caller-id"] for s in concentrator.sessions()} == {u: f"{LINK_LOCAL_FAR}%{link}" for u, link in users.items()}
+    assert concentrator.get("stats")["verdicts"]["drop-peer"] == 0
+    first, second = callers
+    second.lac.wire.sendto(first.header() + ping(first.address, LAN, 3), (LINK_LOCAL, 1701))
+    second.lac.until("the other link's session was not taken over", lambda: concentrator.get("stats")["verdicts"]["drop-peer"] == 1)
+
+
 def test_secret_and_hidden_attributes_both_ways(here, lac):
     """Each side challenges the other and hides what it says; who does not know the secret is refused, and told (section 4.3)."""
     concentrator = here(**{"tunnel-secret": "gatekeeper", "hidden": True})

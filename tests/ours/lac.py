@@ -79,10 +79,10 @@ class Caller:
 
 
 class Lac:
-    def __init__(self, place: Place, to: str = CONCENTRATOR, local: str = "", **settings: Any) -> None:
+    def __init__(self, place: Place, to: str = CONCENTRATOR, local: str = "", port: int = 0, **settings: Any) -> None:
         """`settings` are the endpoint's."""
         self.place = place
-        self.wire = place.udp(place.far, local or (FAR6 if ":" in to else FAR))
+        self.wire = place.udp(place.far, local or (FAR6 if ":" in to else FAR), port)
         self.to, self.port = to, 1701
         host, port = self.wire.getsockname()[:2]
         self.plane: DataPlane | None = None

@@ -88,12 +88,13 @@ route add default via 10.66.0.1
             os.close(there)
 
     def udp(self, netns: str, address: str, port: int = 0, buffer: int = 8 << 20) -> socket.socket:
-        """A bound UDP socket in a namespace."""
+        """A bound UDP socket in a namespace; a link-local address with its interface, fe80::2%wire."""
         with self.entered(netns):
             sock = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+            scope = socket.if_nametoindex(address.partition("%")[2]) if "%" in address else 0
         for option in (32, 33):         # SO_SNDBUFFORCE, SO_RCVBUFFORCE
             sock.setsockopt(socket.SOL_SOCKET, option, buffer)
-        sock.bind((address, port))
+        sock.bind((address.partition("%")[0], port, 0, scope) if scope else (address, port))
         return sock
 
     def strangers(self) -> dict[int, str]:
