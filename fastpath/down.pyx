@@ -21,6 +21,7 @@ from .packet cimport (DROP_IP, DROP_NO_ROUTE, DROP_NOT_OPEN, DROP_RING, DROP_SEG
                       FRAGMENTED, HANDED, PASS, TOO_BIG, Packet, Verdict)
 from .port cimport count, full, push, scratch, transmit
 from .ring cimport lend
+from .stage cimport STAGE_COLLECT, STAGE_ENCAP, STAGE_LOOP, STAGE_RING, STAGE_ROUTE, carried, enter, in_kernel, out_of_kernel
 from .sys cimport (VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, iovec, load_acquire8, load_acquire32, poison, prefetch, read,
                    unpoison, virtio_net_hdr, writev)
 from .table cimport CONFIG_CLAMP_MSS, CONFIG_COPY_DSCP, OPEN, Config, Session, by_address, config_of, prefetch_address, prefetch_down
@@ -38,11 +39,17 @@ cdef enum:
 
 cdef int down(Worker* w) noexcept nogil:
     """Read what the inner port has, up to a pass's worth, and queue it for the wire. Return how many packets were read."""
-    cdef int n = collect(w)
+    cdef int n
+    enter(w, STAGE_COLLECT, 0)
+    n = collect(w)
     if n:
+        carried(w, STAGE_COLLECT, n)
+        enter(w, STAGE_ROUTE, n)
         route(w)
+        enter(w, STAGE_ENCAP, n)
         encap(w)
         w.count = 0
+    enter(w, STAGE_LOOP, 0)
     return n
 
 
@@ -71,6 +78,7 @@ cdef int collect(Worker* w) noexcept nogil:
     cdef uint8_t* base
     cdef uint8_t* at
     cdef size_t used = 0
+    cdef uint64_t since
     cdef ssize_t n
     cdef Packet* p
     cdef virtio_net_hdr* v
@@ -83,7 +91,9 @@ cdef int collect(Worker* w) noexcept nogil:
         at = base + used + HEADROOM
         v = <virtio_net_hdr*>(at - sizeof(virtio_net_hdr))
         unpoison(base + used, HEADROOM + SUPER)
+        since = in_kernel(w)
         n = read(w.tun, v, SUPER + sizeof(virtio_net_hdr))
+        out_of_kernel(w, since)
         if n <= <ssize_t>sizeof(virtio_net_hdr):
             break
         p = &w.batch[w.count]
@@ -310,5 +320,7 @@ cdef void down_handed(Worker* w) noexcept nogil:
     for i in range(w.count):
         w.batch[i].config = config_of(w.batch[i].session)
         w.batch[i].outer_tos = 0
+    enter(w, STAGE_ENCAP, w.count)
     encap(w)
+    enter(w, STAGE_RING, 0)
     w.count = 0

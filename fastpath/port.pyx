@@ -12,6 +12,7 @@ from libc.string cimport memcpy, memset
 
 from .bytes cimport load16, load32, store16, store32
 from .packet cimport DOWN, DROP_WIRE
+from .stage cimport STAGE_TRANSMIT, Stage, enter, in_kernel, out_of_kernel
 from .sys cimport (AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, EINTR, EINVAL, EIO, EMSGSIZE,
                    IP_PKTINFO, IP_TOS, IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, IPV6_TCLASS, MSG_DONTWAIT, SOL_UDP, UDP_GRO,
                    UDP_SEGMENT, cmsghdr, errno, in6_pktinfo, in_pktinfo, iovec, load_acquire32, mmsghdr, msghdr, poison, recvmmsg, sendmmsg,
@@ -67,6 +68,7 @@ cdef int receive(Worker* w, Listener* l) noexcept nogil:
     Budget: 10 ns a buffer, besides the kernel's part."""
     cdef int i, n = w.wanted
     cdef uint32_t datagrams = 0
+    cdef uint64_t since
     cdef Receive* r
     if w.workers > 1:
         n = free_buffers(w)
@@ -74,7 +76,9 @@ cdef int receive(Worker* w, Listener* l) noexcept nogil:
             return 0
     for i in range(n):
         unpoison(w.incoming_iov[i].iov_base, BUFFER - HEADROOM)
+    since = in_kernel(w)
     n = recvmmsg(l.fd, w.incoming, n, MSG_DONTWAIT, NULL)
+    out_of_kernel(w, since)
     if n <= 0:
         return 0
     w.record.receives += 1
@@ -274,11 +278,15 @@ cdef void transmit(Worker* w) noexcept nogil:
     cdef Out* out = w.out
     cdef int starts[SEGMENTS + 1]
     cdef int first = 0, messages, done, sent, n, i
+    cdef uint64_t since
+    cdef Stage before = enter(w, STAGE_TRANSMIT, out.count)      # often in the middle of another one
     while first < out.count:
         messages = fill(w, out, first, starts)
         done = 0
         while done < messages:
+            since = in_kernel(w)
             sent = sendmmsg(w.listener[out.segments[first].path.port].fd, out.messages + done, messages - done, 0)
+            out_of_kernel(w, since)
             w.record.sends += 1
             if sent > 0:
                 for i in range(done, done + sent):
@@ -299,3 +307,4 @@ cdef void transmit(Worker* w) noexcept nogil:
         first = starts[done + 1] if done < messages else starts[messages]
     out.count = 0
     out.iovs = 0
+    enter(w, before, 0)

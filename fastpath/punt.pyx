@@ -14,6 +14,7 @@ from .bytes cimport load16, store16, store32
 from .l2tp cimport L2TP_L
 from .packet cimport DROP_LENGTH, DROP_NO_SESSION, DROP_NO_TUNNEL, DROP_PUNT, DROP_RATE, DROP_SHORT, HELLO, PUNT
 from .port cimport count, full, push, same_peer, scratch, transmit
+from .stage cimport STAGE_LOOP, STAGE_PUNT, Stage, carried, enter, in_kernel, out_of_kernel
 from .sys cimport (EINTR, MSG_DONTWAIT, SIOCOUTQ, errno, ioctl, iovec, load_acquire8, load_acquire64, mmsghdr, recvmmsg, sendmmsg)
 from .table cimport FREE, RETIRED, Config, Path, Session, Tunnel, config_of
 from .timer cimport arm
@@ -161,8 +162,12 @@ cdef void shed(Worker* w) noexcept nogil:
 cdef void punt_out(Worker* w) noexcept nogil:
     """Send the gathered frames; what the channel does not take is dropped and counted."""
     cdef int waiting = 0, sent, done = 0
+    cdef uint64_t since
+    cdef Stage before
     if w.punts == 0:
         return
+    before = enter(w, STAGE_PUNT, w.punts)
+    since = in_kernel(w)
     if ioctl(w.punt, SIOCOUTQ, &waiting) == 0 and <uint32_t>waiting > w.punt_room // 2:
         shed(w)
     while done < w.punts:
@@ -172,19 +177,28 @@ cdef void punt_out(Worker* w) noexcept nogil:
                 continue
             break
         done += sent
+    out_of_kernel(w, since)
     count(w, PUNT, done)
     count(w, DROP_PUNT, w.punts - done)
     w.punts = 0
+    enter(w, before, 0)
 
 
 cdef int punt_in(Worker* w) noexcept nogil:
     """Take up to PUNTS frames of control's: queue what is to be sent, obey what is an order. They lie in `orders` until
     `transmit`, which the caller runs before the next call. Return how many."""
-    cdef int i, n = recvmmsg(w.punt, w.order_messages, PUNTS, MSG_DONTWAIT, NULL)
+    cdef int i, n
+    cdef uint64_t since
     cdef PuntHeader* h
     cdef uint8_t* body
+    enter(w, STAGE_PUNT, 0)
+    since = in_kernel(w)
+    n = recvmmsg(w.punt, w.order_messages, PUNTS, MSG_DONTWAIT, NULL)
+    out_of_kernel(w, since)
     if n <= 0:
+        enter(w, STAGE_LOOP, 0)
         return 0
+    carried(w, STAGE_PUNT, n)
     for i in range(n):
         h = <PuntHeader*>(w.orders + <size_t>i * FRAME)
         body = <uint8_t*>h + sizeof(PuntHeader)
@@ -197,6 +211,7 @@ cdef int punt_in(Worker* w) noexcept nogil:
                 push(w.out, &h.path, NULL, 0, 0, body, h.length, NULL, 0)
         elif h.slot < w.table.header.banks << 16:
             obey(w, h, body)
+    enter(w, STAGE_LOOP, 0)
     return n
 
 

@@ -14,7 +14,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from .sys cimport load_acquire8, prefetch, prefetch_write
 
 cdef enum:
-    LAYOUT = 1                # of this page; another one's sessions cannot be adopted
+    LAYOUT = 2                # of this page; another one's sessions cannot be adopted
     TEMPLATE = 64             # octets of an encapsulation template
     LENGTHS = 16              # prefix lengths in use at once
     TUNNELS = 65536
@@ -158,10 +158,11 @@ cdef struct WorkerRecord:     # written by its worker, whole pages
     uint64_t reads
     uint64_t writes
     uint64_t verdicts[COUNTERS]
-    uint64_t stage_ns[STAGES]
+    uint64_t stage_ns[STAGES]          # stage.pxd: while somebody looks
+    uint64_t stage_kernel_ns[STAGES]   # the part of it in system calls
     uint64_t stage_packets[STAGES]
     uint64_t stage_batches[STAGES]
-    uint8_t pad1[4096 - 128 - 9 * 8 - 8 * (COUNTERS + 3 * STAGES)]
+    uint8_t pad1[4096 - 128 - 9 * 8 - 8 * (COUNTERS + 4 * STAGES)]
 
 cdef struct Header:
     uint64_t magic
@@ -179,7 +180,8 @@ cdef struct Header:
     uint64_t used             # a bit a slot: it was published once
     uint64_t size
     uint64_t heartbeat        # control's, monotonic ns; stale: the worker answers HELLO
-    uint64_t spare[4]         # up to two lines
+    uint64_t profile_until    # monotonic ns: until then stages are timed; written by who looks at them
+    uint64_t spare[3]         # up to two lines
     AddressIndex index[2]
 
 # Where one process mapped it.

@@ -126,6 +126,14 @@ cdef class Tables:
     def worker_records(self):
         return self._array(self.table.header.worker_records, self.table.header.workers, worker_dtype())
 
+    def stage_records(self):
+        """The stage timers of each worker: ns, kernel_ns (the part in system calls), packets and batches, by Stage."""
+        return self._array(self.table.header.worker_records, self.table.header.workers, stage_dtype())
+
+    def profile(self, uint64_t until_ns):
+        """Let stages be timed until then, by the monotonic clock; 0: no longer."""
+        store_release64(&self.table.header.profile_until, until_ns)
+
     def _array(self, size_t offset, size_t count, dtype):
         array = np.ndarray(count, dtype, buffer=memoryview(self), offset=offset)
         array.flags.writeable = False
@@ -477,6 +485,13 @@ def worker_dtype():
               ("gso_sends", "u8", <size_t>&w.gso_sends), ("gso_failures", "u8", <size_t>&w.gso_failures),
               ("sends", "u8", <size_t>&w.sends), ("receives", "u8", <size_t>&w.receives), ("reads", "u8", <size_t>&w.reads),
               ("writes", "u8", <size_t>&w.writes), ("verdicts", ("u8", COUNTERS), <size_t>&w.verdicts)]
+    return _dtype(fields, sizeof(WorkerRecord), <size_t>w)
+
+
+def stage_dtype():
+    cdef WorkerRecord* w = &A_RECORD
+    fields = [("ns", ("u8", STAGES), <size_t>&w.stage_ns), ("kernel_ns", ("u8", STAGES), <size_t>&w.stage_kernel_ns),
+              ("packets", ("u8", STAGES), <size_t>&w.stage_packets), ("batches", ("u8", STAGES), <size_t>&w.stage_batches)]
     return _dtype(fields, sizeof(WorkerRecord), <size_t>w)
 
 

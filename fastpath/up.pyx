@@ -23,6 +23,8 @@ from .port cimport count, receive, same_peer
 from .ppp cimport PPP_IP, PPP_IPV6, PPP_LCP, pull_ppp
 from .punt cimport punt_l2tp, punt_out, punt_ppp
 from .ring cimport lend
+from .stage cimport (STAGE_ADMIT, STAGE_DECAP, STAGE_DELIVER, STAGE_LINK, STAGE_LOOP, STAGE_ORDER, STAGE_RECEIVE, STAGE_RING, carried, enter,
+                     in_kernel, out_of_kernel)
 from .sys cimport iovec, load_acquire8, load_acquire32, prefetch, virtio_net_hdr, writev
 from .table cimport (CONFIG_ADMIT_ANY, CONFIG_CLAMP_MSS, CONFIG_SEQUENCED, FREE, OPEN, RETIRED, Config, Session, by_address, config_of,
                      prefetch_up, slot_of)
@@ -36,15 +38,18 @@ cdef enum:
 
 cdef int up(Worker* w, Listener* l) noexcept nogil:
     """Read once from a socket and carry everything through. Return how many buffers were filled."""
-    cdef int i, n = receive(w, l)
+    cdef int i, n
     cdef uint32_t at
     cdef Receive* r
     cdef uint8_t* base
     cdef Packet* p
+    enter(w, STAGE_RECEIVE, 0)
+    n = receive(w, l)
     w.count = 0
     for i in range(n):
         if w.count + BURST > BATCH:
             stages(w)
+            enter(w, STAGE_RECEIVE, 0)
         r = &w.receive[w.taken[i]]
         base = w.buffers + <size_t>w.taken[i] * BUFFER + HEADROOM
         at = 0
@@ -53,6 +58,7 @@ cdef int up(Worker* w, Listener* l) noexcept nogil:
         while at < r.length:
             if w.count == BATCH:
                 stages(w)
+                enter(w, STAGE_RECEIVE, 0)
             p = &w.batch[w.count]
             p.data = base + at
             p.length = r.segment if r.length - at > r.segment else r.length - at
@@ -65,6 +71,7 @@ cdef int up(Worker* w, Listener* l) noexcept nogil:
             at += r.segment
     if w.count:
         stages(w)
+    enter(w, STAGE_LOOP, 0)
     punt_out(w)                     # the frames lie in the buffers that the next receive fills
     return n
 
@@ -72,15 +79,21 @@ cdef int up(Worker* w, Listener* l) noexcept nogil:
 cdef void stages(Worker* w) noexcept nogil:
     """What follows receive, for the batch at hand."""
     w.record.packets_up += w.count
+    carried(w, STAGE_RECEIVE, w.count)
+    enter(w, STAGE_DECAP, w.count)
     decap(w)
     after_decap(w)
     w.count = 0
 
 
 cdef void after_decap(Worker* w) noexcept nogil:
+    enter(w, STAGE_LINK, w.count)
     link(w)
+    enter(w, STAGE_ORDER, w.count)
     order(w)
+    enter(w, STAGE_ADMIT, w.count)
     admit(w)
+    enter(w, STAGE_DELIVER, w.count)
     deliver(w)
 
 
@@ -186,6 +199,7 @@ cdef uint32_t* copy_to_cell(Worker* w, Packet* p) noexcept nogil:
 cdef void up_handed(Worker* w) noexcept nogil:
     """Packets that other workers received for sessions of ours, already in the batch."""
     after_decap(w)
+    enter(w, STAGE_RING, 0)
     punt_out(w)
     w.count = 0
 
@@ -292,6 +306,8 @@ cdef void deliver(Worker* w) noexcept nogil:
     cdef int i = 0, n, pieces
     cdef iovec iov[PIECES]
     cdef virtio_net_hdr v
+    cdef ssize_t written
+    cdef uint64_t since
     iov[0].iov_base = &v
     iov[0].iov_len = sizeof(v)
     while i < w.count:
@@ -304,7 +320,10 @@ cdef void deliver(Worker* w) noexcept nogil:
             iov[1].iov_len = w.batch[i].length
             n, pieces = 1, 2
         w.record.writes += 1
-        if writev(w.tun, iov, pieces) < 0:
+        since = in_kernel(w)
+        written = writev(w.tun, iov, pieces)
+        out_of_kernel(w, since)
+        if written < 0:
             count(w, DROP_INNER, n)
         else:
             count(w, UP, n)

@@ -98,6 +98,10 @@ cdef struct Worker:
     uint8_t merge             # deliver may write super-packets: 1 of TCP, 2 of UDP too
     uint64_t spin_ns
     uint32_t stop
+    # stage timers (stage.pxd)
+    uint8_t profiling         # somebody looks, as of this pass
+    uint8_t stage             # that we are in
+    uint64_t stage_since      # when it was entered
     # time: one reading a batch
     uint64_t now_ns
     uint32_t tick

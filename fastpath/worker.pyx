@@ -10,6 +10,7 @@ from .packet cimport DROP_NO_SESSION, PASS, VERDICTS, Packet
 from .port cimport count, prepare, transmit
 from .punt cimport prepare_punts, punt_in, punt_out
 from .ring cimport RING, Handed, Ring, ring_drop, ring_peek
+from .stage cimport STAGE_LOOP, STAGE_PUNT, STAGE_RING, STAGE_SLEEP, STAGE_WHEEL, enter, in_kernel, look, out_of_kernel
 from .sys cimport (CLOCK_MONOTONIC, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLHUP, EPOLLIN, MADV_HUGEPAGE, MAP_ANONYMOUS,
                    MAP_PRIVATE, PROT_READ, PROT_WRITE, clock_gettime, close, epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd,
                    full_fence, load_acquire8, load_acquire32, madvise, mmap, munmap, pause, read, store_release8, store_release32,
@@ -40,6 +41,7 @@ cdef void tell_time(Worker* w) noexcept nogil:
     """One reading of the clock a pass."""
     cdef uint32_t tick
     w.now_ns = clock_ns(CLOCK_MONOTONIC)
+    look(w)
     tick = <uint32_t>(w.now_ns // <uint64_t>TICK_NS)
     if tick != w.tick:
         w.tick = tick
@@ -80,6 +82,7 @@ cdef int take_handed(Worker* w, Ring* r) noexcept nogil:
         n += 1
     if n == 0:
         return 0
+    enter(w, STAGE_RING, n)
     for direction in range(2):
         w.count = 0
         for ahead in range(<uint32_t>n):
@@ -104,6 +107,7 @@ cdef int take_handed(Worker* w, Ring* r) noexcept nogil:
         sub_release32(ring_peek(r, ahead).refs, 1)
     ring_drop(r, n)
     w.record.ring_in += n
+    enter(w, STAGE_LOOP, 0)
     return n
 
 
@@ -131,7 +135,9 @@ cdef int wait(Worker* w, epoll_event* events, int timeout_ms) noexcept nogil:
     full_fence()
     if not rings_empty(w) or load_acquire32(&w.stop):
         timeout_ms = 0
+    enter(w, STAGE_SLEEP, 0)
     n = epoll_wait(w.epoll, events, EVENTS, timeout_ms)
+    enter(w, STAGE_LOOP, 0)
     store_release8(&w.record.asleep, 0)
     full_fence()
     w.record.wakes += 1
@@ -163,14 +169,16 @@ cdef void run(Worker* w) noexcept nogil:
     """Until stopped. A port that had something is read again without asking epoll, for some passes; a wake-up costs more than
     dozens of packets, so before it sleeps a worker looks again and again for `spin_ns` after the last user data."""
     cdef epoll_event events[EVENTS]
-    cdef uint64_t hot = 0, last_user = 0
+    cdef uint64_t hot = 0, last_user = 0, since
     cdef int i, n, timeout, passes = 0
     while not load_acquire32(&w.stop):
         if hot == 0 or passes == 0:
             passes = PASSES
             tell_time(w)
             if hot or (w.spin_ns and w.now_ns - last_user < w.spin_ns):
+                since = in_kernel(w)
                 n = epoll_wait(w.epoll, events, EVENTS, 0)
+                out_of_kernel(w, since)
             else:
                 timeout = 100 - <int>(w.now_ns % <uint64_t>TICK_NS // 1000000)
                 n = wait(w, events, timeout)
@@ -199,7 +207,9 @@ cdef void run(Worker* w) noexcept nogil:
             hot &= ~(<uint64_t>1 << READY_PUNT)
         hot &= ~(<uint64_t>1 << READY_WAKE)
         if w.tick != w.wheel_tick:
+            enter(w, STAGE_WHEEL, 1)
             turn(w)
+            enter(w, STAGE_LOOP, 0)
         settle(w)
     store_release8(&w.record.asleep, 1)
 

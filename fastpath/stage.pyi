@@ -1,0 +1,19 @@
+from enum import IntEnum
+
+class Stage(IntEnum):
+    STAGE_LOOP = 0
+    STAGE_SLEEP = 1
+    STAGE_RECEIVE = 2
+    STAGE_DECAP = 3
+    STAGE_LINK = 4
+    STAGE_ORDER = 5
+    STAGE_ADMIT = 6
+    STAGE_DELIVER = 7
+    STAGE_COLLECT = 8
+    STAGE_ROUTE = 9
+    STAGE_ENCAP = 10
+    STAGE_TRANSMIT = 11
+    STAGE_RING = 12
+    STAGE_PUNT = 13
+    STAGE_WHEEL = 14
+    STAGE_COUNT = 15
