@@ -8,8 +8,6 @@ from .auth import Accept, AuthRequest, Reject, verify
 from .pool import Pool
 from .settings import Config, Profile, Secret
 
-SERVICES = ("any", "l2tp")
-
 
 class Authority:
     """Local authentication and addresses."""
@@ -41,15 +39,15 @@ class Authority:
         for pool in self.pools.values() if resting else ():
             pool.inherit(resting)
 
-    def check(self, request: AuthRequest, caller_id: str) -> tuple[str, Secret, str] | Reject:
+    def check(self, request: AuthRequest, caller_id: str, service: str) -> tuple[str, Secret, str] | Reject:
         """The account, its secret, and the message for the peer, or why not. An account is a name under [secrets]; the whole name that
         the peer said goes before the one without DOMAIN\\."""
         account = request.user if request.user in self.config.secrets else request.account
         secret = self.config.secrets.get(account)
         if secret is None:
             return Reject(f"there is no secret for user {request.user!r}", "unknown-user")
-        if secret.service not in SERVICES:
-            return Reject(f"user {request.user!r} may not use l2tp", "service")
+        if secret.service not in ("any", service):
+            return Reject(f"user {request.user!r} may not use {service}", "service")
         if secret.caller_id is not None and secret.caller_id != caller_id:
             return Reject(f"user {request.user!r} may not call from {caller_id}", "caller-id")
         message = verify(request, secret.password)
@@ -57,8 +55,9 @@ class Authority:
             return Reject(f"wrong password for user {request.user!r}", "bad-password")
         return account, secret, message
 
-    def profile(self, secret: Secret) -> Profile:
-        return self.config.profile_of(secret, self.config.server.l2tp.default_profile)
+    def profile(self, secret: Secret, default: str) -> Profile:
+        """The secret's, or the one with the default's name."""
+        return self.config.profile_of(secret, default)
 
     def fixed_address(self, secret: Secret, profile: Profile) -> IPv4Address | None:
         """The one address that a session of this secret can have, if it is not from a pool."""

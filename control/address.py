@@ -1,12 +1,23 @@
 """Addresses as the tables and paths have them: 16 octets, IPv4 as ::ffff:a.b.c.d. A link-local address of IPv6 means something on
-one link only: octets 4 to 7 of it, which are zero on the wire, are its interface's index."""
+one link only: octets 4 to 7 of it, which are zero on the wire, are its interface's index. And a path, from one address to another."""
 from __future__ import annotations
 
 import socket
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
 
 _PREFIX = bytes(10) + b"\xff\xff"
+
+
+class Path(NamedTuple):
+    """Where datagrams come from and go to; an IPv4 address is written ::ffff:a.b.c.d."""
+    port: int               # index of the listener's socket
+    local: bytes            # 16 octets
+    local_port: int
+    peer: bytes
+    peer_port: int
+    worker: int = 0         # who received it; no part of a peer's identity
 
 
 def mapped(address: bytes | IPv4Address | IPv6Address) -> bytes:

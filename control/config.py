@@ -221,15 +221,15 @@ def conflicts(config: Config) -> Iterator[Problem]:
             if any(n.prefixlen < 31 and profile.local_address in (n.network_address, n.broadcast_address) for n in networks):
                 yield (*where, "local-address"), \
                     f'is {profile.local_address}, the first or last address of pool "{pool}"; one between them would be right'
-    l2tp = config.server.l2tp
-    if l2tp.enabled and l2tp.default_profile not in config.profiles:
-        yield ("server", "l2tp", "default-profile"), \
-            f'is "{l2tp.default_profile}", which does not exist; {named("profiles", config.profiles)}'
-    if l2tp.hidden and not l2tp.tunnel_secret:
+    for name, serving in config.server.all().items():
+        if serving.enabled and serving.default_profile not in config.profiles:
+            yield ("server", name, "default-profile"), \
+                f'is "{serving.default_profile}", which does not exist; {named("profiles", config.profiles)}'
+        if serving.max_sessions > config.concentrator.max_sessions:
+            yield (("server", name, "max-sessions"), f"is {serving.max_sessions}, but must not be above concentrator.max-sessions, "
+                   f"which is {config.concentrator.max_sessions}")
+    if config.server.l2tp.hidden and not config.server.l2tp.tunnel_secret:
         yield ("server", "l2tp", "hidden"), "is true, but hiding needs a key: set tunnel-secret too"
-    if l2tp.max_sessions > config.concentrator.max_sessions:
-        yield (("server", "l2tp", "max-sessions"), f"is {l2tp.max_sessions}, but must not be above concentrator.max-sessions, "
-               f"which is {config.concentrator.max_sessions}")
     if config.concentrator.masquerade == config.concentrator.interface:
         yield ("concentrator", "masquerade"), f"is {config.concentrator.interface}, the tunnels' own interface; name the uplink"
     yield from secrets(config, set(locals_))
@@ -252,12 +252,14 @@ def secrets(config: Config, locals_: set[Any]) -> Iterator[Problem]:
     fixed: dict[Any, str] = {}
     for user, secret in config.secrets.items():
         where: Key = ("secrets", user)
-        name = secret.profile or config.server.l2tp.default_profile
-        profile = config.profiles.get(name)
-        if secret.profile and profile is None:
-            yield (*where, "profile"), f'is "{name}", which does not exist; {named("profiles", config.profiles)}'
-        if profile and secret.remote_address is None and profile.remote_address is None:
-            yield where, f'gets no address: give it a remote-address, or its profile "{name}" one'
+        if secret.profile and secret.profile not in config.profiles:
+            yield (*where, "profile"), f'is "{secret.profile}", which does not exist; {named("profiles", config.profiles)}'
+        defaults = [s.default_profile for service, s in config.server.all().items() if secret.service in ("any", service)]
+        for name in dict.fromkeys([secret.profile] if secret.profile else defaults):
+            profile = config.profiles.get(name)
+            if profile and secret.remote_address is None and profile.remote_address is None:
+                yield where, f'gets no address: give it a remote-address, or its profile "{name}" one'
+                break
         if secret.remote_address in locals_:
             yield (*where, "remote-address"), \
                 f"is {secret.remote_address}, which is a profile's local-address; two ends need two addresses"

@@ -6,8 +6,8 @@ random one on. What a former life left behind counts as used.
 """
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import Any
 
@@ -48,8 +48,18 @@ class Ids:
         self.banks = [Space(random) for _ in range(banks)]
         self.tunnels = [Space(random, bank or banks, banks) for bank in range(banks)]      # by the bank that they lead to
         self.sessions = 0
+        self.most: dict[str, int] = {}                          # by service, where it may not have them all
+        self.used: Counter[str] = Counter()
 
-    def inherit(self, tunnels: Iterable[int], slots: Iterable[int]) -> None:
+    def limit(self, max_sessions: int, services: Mapping[str, int]) -> None:
+        """How many sessions there may be in all, and of a service; 0 is all."""
+        self.max_sessions = max_sessions
+        self.most = {name: most or max_sessions for name, most in services.items()}
+
+    def _full(self, service: str) -> bool:
+        return self.sessions >= self.max_sessions or self.used[service] >= self.most.get(service, self.max_sessions)
+
+    def inherit(self, tunnels: Iterable[int] = (), slots: Iterable[int] = ()) -> None:
         """At the start: tunnels of a former life that still say goodbye are taken, slots that it left rest."""
         for tunnel in tunnels:
             space = self.tunnels[tunnel % len(self.banks)]
@@ -79,13 +89,14 @@ class Ids:
         space.resting.append((self.clock() + self.rest, [], tunnel_id))
 
     def take_session(self, tunnel_id: int) -> int | None:
-        if self.sessions >= self.max_sessions:
+        if self._full("l2tp"):
             return None
         bank = self.banks[tunnel_id % len(self.banks)]
         session = self._next(bank, tunnel_id)
         if session is not None:
             bank.taken += 1
             self.sessions += 1
+            self.used["l2tp"] += 1
         return session
 
     def _next(self, bank: Space, tunnel_id: int) -> int | None:
@@ -105,6 +116,7 @@ class Ids:
         bank = self.banks[tunnel_id % len(self.banks)]
         bank.taken -= 1
         self.sessions -= 1
+        self.used["l2tp"] -= 1
         self._rest(bank, session_id)
 
     def _rest(self, bank: Space, session_id: int) -> None:

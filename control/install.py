@@ -1,14 +1,15 @@
 """A call and its link become a session of the fast path: the only writer of the tables.
 
-    CallOpening -> open     the record is published OPENING: all PPP is punted
-    CallUp      -> sequence when the peer wants data numbered
+    Opening     -> open     the record is published OPENING: all PPP is punted
+    Up          -> sequence when the peer wants data numbered
     LinkUp      -> up       template, address, OPEN; before the last Configure-Ack leaves
     LinkReset   -> reset    OPENING again
-    CallDown    -> close    RETIRED, its address taken out of the index
+    Down        -> close    RETIRED, its address taken out of the index
 """
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -23,12 +24,18 @@ TCP_IP = 40                                     # octets of the headers that an 
 SINGLE = 128                                    # prefix length of one address
 
 
-def template(peer_tunnel: int, peer_session: int, *, sequenced: bool, acfc: bool = False, pfc: bool = False) -> dict[str, Any]:
-    """The header of a data message that carries IPv4, and where its parts are."""
-    head = struct.pack("!HHH", L2TP_SEQUENCED if sequenced else L2TP_DATA, peer_tunnel, peer_session)
-    ns_at = len(head) if sequenced else 0
-    if sequenced:
-        head += bytes(4)
+def l2tp(call: CallOpening, sequenced: bool) -> tuple[bytes, int]:
+    """The header of a data message, and where its Ns is; 0 when it has none."""
+    head = struct.pack("!HHH", L2TP_SEQUENCED if sequenced else L2TP_DATA, call.peer_tunnel_id, call.peer_session_id)
+    return (head + bytes(4), len(head)) if sequenced else (head, 0)
+
+
+HEADERS: dict[int, Callable[[Any, bool], tuple[bytes, int]]] = {Kind.KIND_L2TP: l2tp}
+
+
+def template(kind: Kind, call: Any, *, sequenced: bool, acfc: bool = False, pfc: bool = False) -> dict[str, Any]:
+    """The header in front of an IPv4 packet of a call, and where its parts are."""
+    head, ns_at = HEADERS[kind](call, sequenced)
     ppp = (b"" if acfc else b"\xff\x03") + (b"\x21" if pfc else b"\x00\x21")
     return {"template": head + ppp, "ppp_at": len(head), "ns_at": ns_at}
 
@@ -39,16 +46,16 @@ class Installer:
     def __init__(self, tables: Any) -> None:
         self.tables = tables
 
-    def open(self, call: CallOpening, owner: int) -> tuple[int, int]:
+    def open(self, kind: Kind, call: Any, owner: int) -> tuple[int, int]:
         """(slot, generation) of the new session."""
-        return self.tables.publish(Kind.KIND_L2TP, call.tunnel_id, call.session_id, owner, call.path[:5], flags=0,
-                                   **template(call.peer_tunnel_id, call.peer_session_id, sequenced=False))
+        return self.tables.publish(kind, call.tunnel_id, call.session_id, owner, call.path[:5], flags=0,
+                                   **template(kind, call, sequenced=False))
 
-    def sequence(self, slot: int, peer_tunnel: int, peer_session: int) -> None:
+    def sequence(self, slot: int, kind: Kind, call: Any) -> None:
         """Data messages carry Ns from now on, both ways."""
-        self.tables.configure(slot, flags=ConfigFlag.CONFIG_SEQUENCED, **template(peer_tunnel, peer_session, sequenced=True))
+        self.tables.configure(slot, flags=ConfigFlag.CONFIG_SEQUENCED, **template(kind, call, sequenced=True))
 
-    def up(self, slot: int, peer_tunnel: int, peer_session: int, link: LinkUp, *, sequenced: bool, clamp: bool, keepalive: float,
+    def up(self, slot: int, kind: Kind, call: Any, link: LinkUp, *, sequenced: bool, clamp: bool, keepalive: float,
            dscp: int | str) -> None:
         flags = ConfigFlag.CONFIG_CLAMP_MSS if clamp else 0
         if dscp == "inherit":
@@ -59,7 +66,7 @@ class Installer:
                               keepalive=min(65535, round(keepalive * 10)),
                               address=mapped(link.remote_address), gateway=mapped(link.local_address), our_magic=link.our_magic,
                               peer_magic=link.peer_magic,
-                              **template(peer_tunnel, peer_session, sequenced=sequenced, acfc=link.acfc, pfc=link.pfc))
+                              **template(kind, call, sequenced=sequenced, acfc=link.acfc, pfc=link.pfc))
         self.tables.insert(mapped(link.remote_address), SINGLE, slot)
         self.tables.set_state(slot, State.OPEN)
 

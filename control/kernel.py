@@ -65,7 +65,7 @@ class Kernel:
         wanted = {p.local_address for p in config.profiles.values()}
         networks = routes(config)
         with IPRoute() as ip:
-            ip.link("set", index=self.index, mtu=config.server.l2tp.max_mtu, state="up")
+            ip.link("set", index=self.index, mtu=config.server.mtu, state="up")
             for address in wanted - self.addresses:
                 self._do(lambda a=address: ip.addr("add", index=self.index, address=str(a), prefixlen=32), f"address {address}")
                 self.addresses.add(address)

@@ -35,7 +35,8 @@ from .l2tpevents import (
     TunnelState,
     TunnelUp,
 )
-from .l2tptunnel import CONTROL, HEADER, Refusal, Tunnel
+from .l2tpgreeting import Refusal
+from .l2tptunnel import CONTROL, HEADER, Tunnel
 from .machine import Machine
 from .reason import Reason
 from .reliable import NEVER

@@ -4,18 +4,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from .address import Path
 from .reason import Reason
 from .reliable import Timing
-
-
-class Path(NamedTuple):
-    """Where datagrams come from and go to; an IPv4 address is written ::ffff:a.b.c.d."""
-    port: int               # index of the listener's socket
-    local: bytes            # 16 octets
-    local_port: int
-    peer: bytes
-    peer_port: int
-    worker: int = 0         # who received it; no part of a peer's identity
 
 
 class Ids(Protocol):

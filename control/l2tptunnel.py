@@ -7,7 +7,6 @@ empty message (ZLB) if nothing else carries the acknowledgment.
 from __future__ import annotations
 
 from collections import deque
-from hmac import compare_digest
 from itertools import islice
 from struct import Struct
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from . import avp
 from .avp import BAD_SESSION, BAD_VALUE, NO_RESOURCES, Fault, Message, ResultCode
 from .l2tpcall import Call, spell
 from .l2tpevents import STATES, Path, TunnelDown, TunnelState, TunnelUp
+from .l2tpgreeting import NOT_AUTHORIZED, STATE_ERROR, STOP_RESULTS, Refusal, check_greeting, check_response, faulty, greeting
 from .reason import Reason
 from .reliable import NEVER, Reliable
 from .statetable import parse
@@ -39,28 +39,7 @@ TUNNEL = parse("""
 HEADER = Struct("!HHHHHH")              # flags and version, length, tunnel id, session id, Ns, Nr (section 3.1)
 TUNNEL_ID = 4                           # its offset there
 CONTROL = 0xC802                        # T, L and S are set, version 2
-VERSION = 0x0100                        # protocol version 1, revision 0: what SCCRQ calls L2TPv2
-FRAMINGS, BEARERS = 3, 3                # synchronous and asynchronous, digital and analog
 CALL_MESSAGES = frozenset(("OCRQ", "OCRP", "OCCN", "ICRQ", "ICRP", "ICCN", "CDN", "WEN", "SLI"))
-NOT_AUTHORIZED, BAD_VERSION, STATE_ERROR = 4, 5, 7      # result codes of a StopCCN (section 4.4.2)
-STOP_RESULTS = {1: "cleared", 2: "an error", 3: "the tunnel exists already", 4: "not authorized", 5: "protocol version",
-                6: "shutting down", 7: "state machine error"}
-
-
-class Refusal(Exception):
-    """A message is not acceptable: the result and error codes of the answer, and why."""
-
-    def __init__(self, code: str, text: str, result: int = 2, error: int = 0) -> None:
-        super().__init__(text)
-        self.result, self.error = result, error
-        self.reason = Reason("tunnel", code, text)
-
-
-def faulty(message: Message) -> Refusal:
-    """The refusal of a message that cannot be used."""
-    error, text, secret = message.fault or Fault(BAD_VALUE, "not acceptable")
-    text = f"{message.name}: {text}" if message.name else text
-    return Refusal("auth", text, NOT_AUTHORIZED) if secret else Refusal("malformed", text, 2, error)
 
 
 class Tunnel:
@@ -153,8 +132,9 @@ class Tunnel:
                     self.accept(message)
                 elif message.fault:
                     raise faulty(message)
-                if name in ("SCCRP", "SCCCN"):
-                    self._check_response(message)
+                if self._challenge and name in ("SCCRP", "SCCCN"):
+                    check_response(message, self.secret, self._challenge)
+                    self._challenge = b""
             except Refusal as refusal:
                 self.fire(name + "-", message, refusal)
             else:
@@ -164,30 +144,9 @@ class Tunnel:
         """Take what an SCCRQ or SCCRP says of the peer, or raise Refusal."""
         v = message.values
         self.peer_tunnel_id = v.get("assigned_tunnel_id", 0)    # first: a refusal must be addressed
-        if message.fault:
-            raise faulty(message)
-        if v["protocol_version"] >> 8 != VERSION >> 8:
-            raise Refusal("version", f"the peer speaks protocol version {v['protocol_version'] >> 8}", BAD_VERSION, VERSION)
-        if not self.peer_tunnel_id:
-            raise Refusal("malformed", f"{message.name}: tunnel id 0", 2, BAD_VALUE)
-        window = v.get("receive_window_size", 4)
-        if not window:
-            raise Refusal("malformed", f"{message.name}: receive window of 0", 2, BAD_VALUE)
+        self.reliable.open_window(check_greeting(message, self.secret))
         self._peer_challenge = v.get("challenge", b"")
-        if "challenge" in v and not (self.secret and self._peer_challenge):
-            raise Refusal("auth", "the peer asks for tunnel authentication" + (
-                " with an empty challenge" if self.secret else ", and no secret is configured"), NOT_AUTHORIZED)
-        self.reliable.open_window(min(window, 0x7FFF))
         self.host_name, self.vendor_name = v["host_name"], v.get("vendor_name", "")
-
-    def _check_response(self, message: Message) -> None:
-        if self._challenge:
-            answer = message.values.get("challenge_response")
-            if answer is None:
-                raise Refusal("auth", "the peer does not answer our challenge", NOT_AUTHORIZED)
-            if not compare_digest(answer, avp.response(message.type, self.secret, self._challenge)):
-                raise Refusal("auth", "the peer's tunnel secret is wrong", NOT_AUTHORIZED)
-            self._challenge = b""
 
     def _call_message(self, path: Path, session_id: int, message: Message, now: float) -> None:
         name, fault = message.name, message.fault
@@ -290,12 +249,9 @@ class Tunnel:
 
     def _greeting(self) -> dict[str, Any]:
         """What an SCCRQ and an SCCRP say of us."""
-        owner = self.owner
-        values = {"protocol_version": VERSION, "host_name": owner.settings.host_name, "framing_capabilities": FRAMINGS,
-                  "assigned_tunnel_id": self.tunnel_id, "bearer_capabilities": BEARERS,
-                  "vendor_name": owner.settings.vendor_name, "receive_window_size": owner.settings.receive_window}
-        if self.secret and owner.settings.require_secret:
-            self._challenge = values["challenge"] = owner.random(16)
+        values = greeting(self.owner.settings, self.tunnel_id)
+        if self.secret and self.owner.settings.require_secret:
+            self._challenge = values["challenge"] = self.owner.random(16)
         return values
 
     def _answer(self, message: int) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""What sessions are called: the first of a user is <l2tp-USER>, each other one gets the lowest number that is free."""
+"""What sessions are called: the first of a user is <SERVICE-USER>, each other one gets the lowest number that is free."""
 from __future__ import annotations
 
 from collections.abc import Sequence
 from heapq import heappop, heappush
 
-from .session import SERVICE, Session
+from .session import Session
 
 
 class Numbers:
@@ -33,7 +33,7 @@ class Names:
 
     def __init__(self) -> None:
         self.sessions: dict[str, Session] = {}
-        self._numbers: dict[str, Numbers] = {}                      # by user, as shown
+        self._numbers: dict[str, Numbers] = {}                      # by service and user, as shown
         self._accounts: dict[str, dict[Session, None]] = {}         # in order of arrival
 
     def of(self, account: str) -> Sequence[Session]:
@@ -43,12 +43,12 @@ class Names:
         """Give it a name; nothing when it has one."""
         if session.name:
             return
-        user = shown(session.user)
-        numbers = self._numbers.setdefault(user, Numbers())
+        plain = f"{session.service.name}-{shown(session.user)}"
+        numbers = self._numbers.setdefault(plain, Numbers())
         passed = []
         while True:         # a user may be called what another one's second session is
             number = numbers.take()
-            name = f"<{SERVICE}-{user}-{number}>" if number else f"<{SERVICE}-{user}>"
+            name = f"<{plain}-{number}>" if number else f"<{plain}>"
             if name not in self.sessions:
                 break
             passed.append(number)
@@ -62,11 +62,11 @@ class Names:
         """Nobody has its name any more."""
         if not session.name:
             return
-        user = shown(session.user)
-        numbers = self._numbers[user]
+        plain = f"{session.service.name}-{shown(session.user)}"
+        numbers = self._numbers[plain]
         numbers.give(session.number)
         if not numbers.used:
-            del self._numbers[user]
+            del self._numbers[plain]
         del self.sessions[session.name]
         same = self._accounts[session.account]
         del same[session]

@@ -35,10 +35,10 @@ class Operations:
 
     def find(self, name: str) -> Session:
         """By its name, or by a user's when he has one session, or by what stands in place of a name before there is a user."""
-        own = self.concentrator
+        own = self.concentrator.sessions
         if name in own.names.sessions:
             return own.names.sessions[name]
-        same = own.names.of(name) or [s for s in own.sessions.values() if not s.ended and name in (s.label, s.name and s.user)]
+        same = own.names.of(name) or [s for s in own.values() if not s.ended and name in (s.label, s.name and s.user)]
         if len(same) > 1:
             raise Ambiguous(f"{name!r} has {len(same)} sessions: {', '.join(sorted(s.label for s in same))}")
         if not same:
@@ -49,7 +49,7 @@ class Operations:
         return self.find(name).details(self.concentrator.tables, self.concentrator.clock())
 
     def failed(self) -> list[dict[str, Any]]:
-        return self.concentrator.failures.rows
+        return self.concentrator.sessions.failures.rows
 
     def stats(self) -> dict[str, Any]:
         """Verdicts over all workers, each worker's own counters, what offloads are in force, what the tables hold."""
@@ -61,22 +61,23 @@ class Operations:
             "verdicts": {Verdict(i).name.lower().replace("_", "-"): int(verdicts[i]) for i in range(1, Verdict.VERDICTS)},
             "workers": [{c.replace("_", "-"): int(row[c]) for c in columns} for row in records],
             "offload": self.offload,
-            "tables": {"sessions": len(own.sessions), "tunnels": len(own.endpoint), "starting": own.starting, "waiting": len(own.waiting),
+            "tables": {"sessions": len(own.sessions), "tunnels": sum(len(service) for service in own.services),
+                       "starting": own.sessions.starting, "waiting": len(own.sessions.waiting),
                        "max-sessions": own.ids.max_sessions, "banks": own.tables.banks},
-            "l2tp": dict(own.endpoint.counts)}
+            **{service.name: dict(service.counts) for service in own.services}}
 
     async def disconnect(self, name: str) -> dict[str, Any]:
         """End a session with the protocol's goodbye; it is over when this returns."""
         own, session = self.concentrator, self.find(name)
         row = session.row(own.tables, own.clock())
         over = asyncio.Event()
-        own.disconnect(session, own.clock(), over.set)
+        own.sessions.disconnect(session, own.clock(), over.set)
         self.settle()
         try:
             await asyncio.wait_for(over.wait(), GOODBYE)
         except TimeoutError:
             if session.reason is not None and not session.ended:
-                own.lose(session, session.reason, own.clock())
+                own.sessions.lose(session, session.reason, own.clock())
                 self.settle()
         return row
 

@@ -22,8 +22,9 @@ from ..fastpath.punt import Channel, PuntKind
 from ..fastpath.table import Tables
 from . import api, log
 from . import config as configuration
-from .concentrator import Concentrator, Frame
+from .concentrator import Concentrator
 from .operations import Operations
+from .sessions import Frame
 from .settings import Config
 from .store import Store
 
@@ -178,7 +179,7 @@ class Server:
         self.concentrator.shut_down(time.monotonic())
         self.settle()
         until = time.monotonic() + GOODBYE
-        while not self.concentrator.endpoint.settled and time.monotonic() < until:
+        while not self.concentrator.settled and time.monotonic() < until:
             await asyncio.sleep(0.02)       # acknowledgments come in by `readable` meanwhile
         await runner.cleanup()
 

@@ -8,26 +8,26 @@ from typing import Any, Literal
 
 from ..fastpath.table import TICK_SECONDS
 from .address import shown
-from .l2tpevents import CallOpening
 from .link import LinkUp
 from .ppp import PPP
 from .reason import Reason
+from .service import Call, Service
 from .settings import Profile
 
 State = Literal["starting", "authenticating", "open", "closing"]
-SERVICE = "l2tp"
 
 
 class Session:
-    """From CallOpening to CallDown."""
+    """From Opening to Down."""
 
     __slots__ = ("account", "address", "alarm", "call", "caller_id", "early", "ended", "generation", "link", "name", "number", "opened",
-                 "owner", "ppp", "profile", "reason", "sequenced", "slot", "started", "state", "up_since", "user", "watchers")
+                 "owner", "ppp", "profile", "reason", "sequenced", "service", "slot", "started", "state", "up_since", "user", "watchers")
 
-    def __init__(self, call: CallOpening, slot: int, generation: int, owner: int, now: float) -> None:
-        self.call, self.slot, self.generation, self.owner, self.started = call, slot, generation, owner, now
+    def __init__(self, service: Service, call: Call, slot: int, generation: int, owner: int, now: float) -> None:
+        self.service, self.call = service, call
+        self.slot, self.generation, self.owner, self.started = slot, generation, owner, now
         self.caller_id = shown(call.path.peer)
-        self.ppp: PPP | None = None             # from CallUp on
+        self.ppp: PPP | None = None             # from Up on
         self.link: LinkUp | None = None         # while user data flows
         self.profile: Profile | None = None
         self.address: IPv4Address | None = None
@@ -46,14 +46,14 @@ class Session:
     @property
     def label(self) -> str:
         """How the log calls it: by name, or by where it comes from."""
-        return self.name or f"<l2tp from {self.caller_id}>"
+        return self.name or f"<{self.service.name} from {self.caller_id}>"
 
     def row(self, tables: Any, now: float) -> dict[str, Any]:
         """The keys of `sessions --json`; rx is from the peer."""
         rx_packets, rx_bytes, tx_packets, tx_bytes, _, last_user = tables.counters(self.slot)
         link = self.link
         return {
-            "name": self.label, "user": self.user, "service": SERVICE, "caller-id": self.caller_id,
+            "name": self.label, "user": self.user, "service": self.service.name, "caller-id": self.caller_id,
             "address": str(self.address) if self.address else "", "uptime": round(now - self.up_since) if self.up_since else 0,
             "idle-time": max(0, round(now - max(last_user * TICK_SECONDS, self.up_since or now))), "encoding": "",
             "mtu": link.mtu if link else 0, "mru": link.mru if link else 0,
@@ -73,8 +73,8 @@ class Failures:
         self.rows: list[dict[str, Any]] = []
         self.most = most
 
-    def add(self, user: str, caller_id: str, reason: Reason) -> None:
+    def add(self, service: str, user: str, caller_id: str, reason: Reason) -> None:
         if len(self.rows) >= self.most:
             del self.rows[:self.most // 10]
-        self.rows.append({"time": round(time.time()), "user": user, "service": SERVICE, "caller-id": caller_id, "stage": reason.stage,
+        self.rows.append({"time": round(time.time()), "user": user, "service": service, "caller-id": caller_id, "stage": reason.stage,
                           "reason": reason.text, "code": reason.code})

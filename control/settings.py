@@ -160,12 +160,9 @@ class Secret(Table):
     caller_id: str | None = None
 
 
-class L2tp(Table):
-    """[server.l2tp]: L2TPv2 on UDP (RFC 2661). max-sessions 0: as many as the concentrator takes; keepalive-timeout 0: none."""
-    later: ClassVar[frozenset[str]] = frozenset((
-        "mrru", "use-ipsec", "ipsec-secret", "one-session-per-host", "allow-fast-path", "caller-id-type"))
+class Serving(Table):
+    """What each [server.NAME] has. max-sessions 0: as many as the concentrator takes; keepalive-timeout 0: none."""
     enabled: StrictBool = False
-    listen: Annotated[tuple[Listener, ...], Field(min_length=1), AfterValidator(_distinct)] = ("0.0.0.0:1701",)
     authentication: Annotated[tuple[Method, ...], Field(min_length=1), AfterValidator(_distinct)] = ("mschap2", "mschap1")
     default_profile: str = "default-encryption"
     max_mtu: Mtu = 1450
@@ -173,6 +170,13 @@ class L2tp(Table):
     keepalive_timeout: Duration = 30.0
     max_sessions: Annotated[StrictInt, Field(ge=0, le=1_000_000)] = 0
     dscp: Dscp = "inherit"
+
+
+class L2tp(Serving):
+    """[server.l2tp]: L2TPv2 on UDP (RFC 2661)."""
+    later: ClassVar[frozenset[str]] = frozenset((
+        "mrru", "use-ipsec", "ipsec-secret", "one-session-per-host", "allow-fast-path", "caller-id-type"))
+    listen: Annotated[tuple[Listener, ...], Field(min_length=1), AfterValidator(_distinct)] = ("0.0.0.0:1701",)
     tunnel_secret: str = Field(default="", repr=False)
     hidden: StrictBool = False
 
@@ -180,6 +184,18 @@ class L2tp(Table):
 class Server(Table):
     later: ClassVar[frozenset[str]] = frozenset(["pptp", "pppoe", "sstp"])
     l2tp: L2tp = Field(default_factory=L2tp)
+
+    def all(self) -> dict[str, Serving]:
+        """Every [server.NAME] by name."""
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+    def enabled(self) -> dict[str, Serving]:
+        return {name: serving for name, serving in self.all().items() if serving.enabled}
+
+    @property
+    def mtu(self) -> int:
+        """Of the interface that carries all sessions: what the most generous server allows."""
+        return max(serving.max_mtu for serving in (self.enabled() or self.all()).values())
 
 
 class Config(Table):

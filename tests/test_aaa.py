@@ -29,7 +29,7 @@ def request(name, password):
 ])
 def test_check(name, password, secret, code):
     own = authority(secrets={"joe": {"password": "1"} | secret})
-    found = own.check(request(name, password), "10.9.9.9")
+    found = own.check(request(name, password), "10.9.9.9", "l2tp")
     if code:
         assert isinstance(found, Reject) and found.code == code and password not in found.text.split()
     else:
@@ -38,13 +38,13 @@ def test_check(name, password, secret, code):
 
 def test_the_whole_name_goes_before_the_one_without_domain():
     own = authority(secrets={"D\\joe": {"password": "other"}})
-    assert own.check(request("D\\joe", "other"), "")[0] == "D\\joe"
-    assert own.check(request("D\\joe", "1"), "").code == "bad-password"
+    assert own.check(request("D\\joe", "other"), "", "l2tp")[0] == "D\\joe"
+    assert own.check(request("D\\joe", "1"), "", "l2tp").code == "bad-password"
 
 
 def grant(own, user):
     secret = own.config.secrets[user]
-    return own.grant(secret, own.profile(secret), user, "")
+    return own.grant(secret, own.profile(secret, own.config.server.l2tp.default_profile), user, "")
 
 
 @pytest.mark.parametrize("address", ["10.67.0.77", str(OUTSIDE)])

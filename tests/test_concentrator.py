@@ -4,9 +4,9 @@ import logging
 
 import pytest
 from headrace.control.address import mapped
-from headrace.control.concentrator import STARTING
 from headrace.control.link import IPCP_PROTOCOL, LCP_PROTOCOL, PAP_PROTOCOL, push_packet
 from headrace.control.log import Formatter, Limited
+from headrace.control.sessions import STARTING
 from headrace.fastpath.punt import PuntKind
 from headrace.fastpath.table import ConfigFlag, State
 from hypothesis import HealthCheck, given
@@ -22,7 +22,7 @@ def rig(tmp_path):
 
 def failed(rig, **want):
     """The last failure, if it is as wanted."""
-    row = rig.core.failures.rows[-1]
+    row = rig.core.sessions.failures.rows[-1]
     assert {k: row[k] for k in want} == want, row
     return row
 
@@ -37,7 +37,7 @@ def test_a_client_comes_in_by_each_method(rig, method):
     assert rig.tables.state(slot) == State.OPEN and rig.armed == [slot] and rig.tables.lookup(mapped(session.address)) == slot
     client.close()
     rig.run(5)
-    assert not rig.core.sessions and client.down and not rig.core.failures.rows
+    assert not rig.core.sessions and client.down and not rig.core.sessions.failures.rows
     client.lac.close()
     rig.run(90)
     rig.check_empty()
@@ -55,7 +55,7 @@ def test_who_may_not_come_in_hears_it_and_is_in_the_list(tmp_path, method, user,
     rig.run(10)
     assert client.link is None and client.down.stage == "authentication" and client.call_down
     failed(rig, user=user, stage="authentication", code=code, **{"caller-id": "10.0.1.1"})
-    assert len(rig.core.failures.rows) == 1
+    assert len(rig.core.sessions.failures.rows) == 1
     client.lac.close()
     rig.run(90)
     rig.check_empty()
@@ -86,25 +86,25 @@ def test_pool_exhausted_and_the_minutes_rest(tmp_path):
 
 def test_duplicate_names_and_what_finds_them(rig):
     clients = [rig.dial() for _ in range(3)]
-    assert sorted(rig.core.names.sessions) == ["<l2tp-joe-1>", "<l2tp-joe-2>", "<l2tp-joe>"]
+    assert sorted(rig.core.sessions.names.sessions) == ["<l2tp-joe-1>", "<l2tp-joe-2>", "<l2tp-joe>"]
     clients[1].hang_up()
     rig.run(1)
     rig.dial("DOMAIN\\joe")
     rig.dial()
-    assert set(rig.core.names.sessions) == {"<l2tp-joe-1>", "<l2tp-joe-2>", "<l2tp-joe>", "<l2tp-DOMAIN\\joe>"}
-    assert len(rig.core.names.of("joe")) == 4
+    assert set(rig.core.sessions.names.sessions) == {"<l2tp-joe-1>", "<l2tp-joe-2>", "<l2tp-joe>", "<l2tp-DOMAIN\\joe>"}
+    assert len(rig.core.sessions.names.of("joe")) == 4
 
 
 def test_a_user_who_is_called_what_anothers_second_session_is(tmp_path):
     rig = Rig(tmp_path, configuration(secrets={"joe-1": {"password": "3"}}))
     for user, password in (("joe-1", "3"), ("joe", "1"), ("joe", "1")):
         assert rig.dial(user, password).link
-    assert set(rig.core.names.sessions) == {"<l2tp-joe-1>", "<l2tp-joe>", "<l2tp-joe-2>"}
+    assert set(rig.core.sessions.names.sessions) == {"<l2tp-joe-1>", "<l2tp-joe>", "<l2tp-joe-2>"}
 
 
 def test_a_name_cannot_steer_a_terminal_or_a_log(rig):
     assert rig.dial("\x1b[2J\n\\joe").link
-    assert list(rig.core.names.sessions) == ["<l2tp-?[2J?\\joe>"]
+    assert list(rig.core.sessions.names.sessions) == ["<l2tp-?[2J?\\joe>"]
     record = logging.LogRecord("n", 20, "f", 1, "tunnel with %s", ("a\nb\x1b",), None)
     assert Formatter("%(message)s").format(record) == "tunnel with a?b?"
 
@@ -122,7 +122,7 @@ def test_one_session_of_a_user_replaces_the_other(tmp_path, config):
     second = rig.dial("DOMAIN\\joe")
     assert first.call_down and "came in again" in first.call_down.text and not other.link
     assert second.link and second.link.local_address == rig.session("<l2tp-DOMAIN\\joe>").address
-    assert len(rig.core.names.sessions) == 1
+    assert len(rig.core.sessions.names.sessions) == 1
 
 
 def test_a_fixed_address_is_not_anothers(tmp_path):
@@ -140,7 +140,7 @@ def test_lcp_is_renegotiated_and_the_address_stays(rig):
     client.renegotiate()
     rig.run(0.02)
     assert rig.tables.state(slot) == State.OPENING and rig.tables.lookup(mapped(address)) == 0
-    assert session.link is None and session.state in ("starting", "authenticating") and rig.core.starting == 0
+    assert session.link is None and session.state in ("starting", "authenticating") and rig.core.sessions.starting == 0
     rig.run(3)
     assert rig.tables.state(slot) == State.OPEN and session.address == address == client.link.local_address
     assert session.up_since == up_since and session.name == "<l2tp-joe>"
@@ -148,7 +148,7 @@ def test_lcp_is_renegotiated_and_the_address_stays(rig):
     client.hang_up()
     rig.run(1)
     rig.check()
-    assert not rig.core.sessions and not rig.core.failures.rows
+    assert not rig.core.sessions and not rig.core.sessions.failures.rows
 
 
 @pytest.mark.parametrize("user, password, name", [("ann", "2", "<l2tp-ann>"), ("joe", "wrong", ""), ("nobody", "1", "")])
@@ -156,7 +156,7 @@ def test_somebody_else_after_a_renegotiation(rig, user, password, name):
     client = rig.dial()
     client.renegotiate(user, password)
     rig.run(10)
-    assert list(rig.core.names.sessions) == [name] * bool(name)
+    assert list(rig.core.sessions.names.sessions) == [name] * bool(name)
     if not name:
         failed(rig, user=user, stage="authentication")
     client.lac.close()
@@ -211,7 +211,7 @@ def end(rig, client, how):
         client.close()
     elif how == "core disconnects":
         for session in list(core.sessions.values()):
-            core.disconnect(session, rig.now, lambda: None)
+            core.sessions.disconnect(session, rig.now, lambda: None)
     elif how == "core shuts down":
         core.shut_down(rig.now)
     elif how == "peer vanishes":
@@ -246,12 +246,12 @@ def test_the_end_in_every_state(tmp_path, how):
 def test_disconnect_says_why_and_tells_when_it_is_over(rig):
     client = rig.dial()
     told = []
-    rig.core.disconnect(rig.session("<l2tp-joe>"), rig.now, lambda: told.append(rig.now))
+    rig.core.sessions.disconnect(rig.session("<l2tp-joe>"), rig.now, lambda: told.append(rig.now))
     assert not told and rig.session("<l2tp-joe>").state == "closing"
-    rig.core.disconnect(rig.session("<l2tp-joe>"), rig.now, lambda: told.append(rig.now))
+    rig.core.sessions.disconnect(rig.session("<l2tp-joe>"), rig.now, lambda: told.append(rig.now))
     rig.run(5)
     assert len(told) == 2 and client.down and "disconnected by the administrator" in client.call_down.text
-    assert not rig.core.failures.rows
+    assert not rig.core.sessions.failures.rows
 
 
 def test_numbered_data_where_the_peer_asks(rig):
@@ -299,7 +299,7 @@ def test_one_session_ends_when_the_tables_refuse(rig, door, error, code):
     before = rig.dial("ann", "2")
     rig.core.installer.tables = Failing(rig.tables, door, error)
     client = rig.dial()
-    assert client.call_down and not client.link and rig.core.names.sessions.keys() == {"<l2tp-ann>"}
+    assert client.call_down and not client.link and rig.core.sessions.names.sessions.keys() == {"<l2tp-ann>"}
     failed(rig, user="joe", code=code)
     assert before.link and rig.dial().link
 
@@ -335,13 +335,13 @@ def test_a_defect_in_a_link_ends_that_link(rig, caplog):
     session.ppp = Broken(session.ppp)
     rig.core.frame(rig.frame(client, LCP_PROTOCOL, push_packet(9, 1, bytes(4))), rig.now)
     rig.run(2)
-    assert client.call_down and before.link and list(rig.core.names.sessions) == ["<l2tp-ann>"]
+    assert client.call_down and before.link and list(rig.core.sessions.names.sessions) == ["<l2tp-ann>"]
     assert "a defect in headrace" in caplog.text and caplog.records[0].exc_info
 
 
 def test_a_defect_in_a_tunnel_ends_that_tunnel(rig, monkeypatch):
     before, client = rig.dial("ann", "2"), rig.dial()
-    broken = rig.core.endpoint._tunnels[client.far[0]]
+    broken = rig.core.l2tp.endpoint._tunnels[client.far[0]]
     receive = type(broken).receive
 
     def once(tunnel, *args):
@@ -368,7 +368,7 @@ def test_frames_of_another_generation_are_dropped(rig):
 
 
 def test_links_start_in_their_turn(tmp_path, monkeypatch):
-    monkeypatch.setattr("headrace.control.concentrator.STARTING", 2)
+    monkeypatch.setattr("headrace.control.sessions.STARTING", 2)
     assert STARTING > 2
     rig = Rig(tmp_path)
     lac = rig.lac()
@@ -379,13 +379,13 @@ def test_links_start_in_their_turn(tmp_path, monkeypatch):
     waiting = [lac.call() for _ in range(3)]
     gone = lac.call()
     rig.run(1)
-    assert rig.core.starting == 2 and len(rig.core.waiting) == 4 and not any(c.link for c in waiting)
+    assert rig.core.sessions.starting == 2 and len(rig.core.sessions.waiting) == 4 and not any(c.link for c in waiting)
     gone.hang_up()
     for client in mute:
         client.hang_up()
     rig.run(5)
     assert all(c.link for c in waiting)
-    assert rig.core.starting == 0 and not rig.core.waiting
+    assert rig.core.sessions.starting == 0 and not rig.core.sessions.waiting
     lac.close()
     rig.run(90)
     rig.check_empty()
@@ -422,7 +422,7 @@ def test_no_new_tunnel_while_shutting_down(rig):
     rig.core.shut_down(rig.now)
     late = rig.lac()
     rig.run(2)
-    assert client.call_down and client.lac.down and late.down is None and rig.core.endpoint.settled
+    assert client.call_down and client.lac.down and late.down is None and rig.core.l2tp.endpoint.settled
     rig.run(60)
     rig.check_empty()
 
@@ -475,7 +475,7 @@ def test_hellos_that_a_worker_acknowledged(rig, tmp_path):
         note("worker_nr", nr + 1, 2)
     rig.core.hear_workers()
     rig.collect()
-    assert rig.core.endpoint._tunnels[tunnel_id].reliable.nr == nr + 1 == tables.read_tunnel(tunnel_id)[3]
+    assert rig.core.l2tp.endpoint._tunnels[tunnel_id].reliable.nr == nr + 1 == tables.read_tunnel(tunnel_id)[3]
     state, peer_tunnel, ns, _, acked, path = tables.read_tunnel(tunnel_id)
     tables.write_tunnel(tunnel_id, state, peer_tunnel, ns, nr + 40_000 & 0xFFFF, acked, path)
     assert tables.read_tunnel(tunnel_id)[3] == nr + 40_000 & 0xFFFF

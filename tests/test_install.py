@@ -9,6 +9,7 @@ from headrace.control.install import Installer, template
 from headrace.control.l2tpevents import CallOpening, Path
 from headrace.control.link import LinkUp
 from headrace.fastpath import table
+from headrace.fastpath.packet import Kind
 from headrace.fastpath.table import State
 from scapy.layers.l2tp import L2TP
 
@@ -29,7 +30,7 @@ def tables(tmp_path):
 @pytest.mark.parametrize("sequenced", [False, True])
 @pytest.mark.parametrize("acfc, pfc, ppp", [(False, False, "ff030021"), (True, False, "0021"), (False, True, "ff0321"), (True, True, "21")])
 def test_template(sequenced, acfc, pfc, ppp):
-    made = template(0x1234, 0x5678, sequenced=sequenced, acfc=acfc, pfc=pfc)
+    made = template(Kind.KIND_L2TP, CALL, sequenced=sequenced, acfc=acfc, pfc=pfc)
     head = made["template"]
     assert head[made["ppp_at"]:].hex() == ppp
     read = L2TP(head)
@@ -44,13 +45,13 @@ def test_template(sequenced, acfc, pfc, ppp):
 
 def test_the_life_of_a_record(tables):
     installer = Installer(tables)
-    slot, generation = installer.open(CALL, 0)
+    slot, generation = installer.open(Kind.KIND_L2TP, CALL, 0)
     row = tables.sessions()[slot]
     assert (row["state"], row["tunnel"], row["session"], row["peer_port"], bytes(row["peer"])) == (State.OPENING, 7, 9, 40000, PATH.peer)
     up = {"sequenced": False, "clamp": True, "keepalive": 30.0, "dscp": "inherit"}
     for address in (LINK.remote_address, IPv4Address("10.67.0.3")):        # renegotiated, to another address
         link = replace(LINK, remote_address=address)
-        installer.up(slot, 1, 2, link, **up)
+        installer.up(slot, Kind.KIND_L2TP, CALL, link, **up)
         assert tables.state(slot) == State.OPEN and tables.lookup(mapped(address)) == slot
         installer.reset(slot, address)
         assert tables.state(slot) == State.OPENING and tables.lookup(mapped(address)) == 0
@@ -60,7 +61,7 @@ def test_the_life_of_a_record(tables):
 
 def test_a_former_life_is_swept(tables):
     installer = Installer(tables)
-    slots = [installer.open(replace(CALL, session_id=n), 0)[0] for n in (9, 10, 11)]
+    slots = [installer.open(Kind.KIND_L2TP, replace(CALL, session_id=n), 0)[0] for n in (9, 10, 11)]
     tables.insert(mapped(LINK.remote_address), 128, slots[1])
     installer.close(slots[0], None)
     assert installer.empty() == slots[1:]

@@ -104,7 +104,7 @@ def test_disconnect_before_there_is_a_name(rig, own):
     client.lac.silent = True        # nor does the LAC answer
     [session] = rig.core.sessions.values()
     over = []
-    rig.core.disconnect(session, rig.now, lambda: over.append(1))
+    rig.core.sessions.disconnect(session, rig.now, lambda: over.append(1))
     rig.run(10)
     assert over == [1] and not rig.core.sessions and own.failed()[-1]["code"] == "disconnected"
 

@@ -160,7 +160,7 @@ class Rig:
         return subscriber
 
     def session(self, name: str) -> Any:
-        return self.core.names.sessions[name]
+        return self.core.sessions.names.sessions[name]
 
     def slot(self, subscriber: Subscriber) -> int:
         assert subscriber.far
@@ -249,9 +249,9 @@ class Rig:
         core, tables = self.core, self.tables
         sessions = list(core.sessions.values())
         live = [s for s in sessions if not s.ended]
-        assert core.starting == sum(s.opened and not s.up_since for s in live)
-        assert set(core.names.sessions.values()) == {s for s in live if s.name}
-        assert all(core.names.sessions[s.name] is s and s in core.names.of(s.account) for s in live if s.name)
+        assert core.sessions.starting == sum(s.opened and not s.up_since for s in live)
+        assert set(core.sessions.names.sessions.values()) == {s for s in live if s.name}
+        assert all(core.sessions.names.sessions[s.name] is s and s in core.sessions.names.of(s.account) for s in live if s.name)
         given = [s.address for s in live if s.address]
         taken = [a for pool in core.authority.pools.values() for a in pool.taken] + [int(a) for a in core.authority.fixed]
         assert sorted(map(int, given)) == sorted(taken)
@@ -262,15 +262,15 @@ class Rig:
             assert states[s.slot] == (State.OPEN if s.link else State.OPENING)
             assert not s.address or tables.lookup(mapped(s.address)) == (s.slot if s.link else 0)
             assert bool(s.link) == (s.state == "open") or s.state == "closing"
-        calls = [call for tunnel in core.endpoint._tunnels.values() for call in tunnel.calls.values()]
+        calls = [call for tunnel in core.l2tp.endpoint._tunnels.values() for call in tunnel.calls.values()]
         assert core.ids.sessions == sum(bank.taken for bank in core.ids.banks) == len(calls) == len(sessions)
-        assert sum(space.taken for space in core.ids.tunnels) == len(core.endpoint)
+        assert sum(space.taken for space in core.ids.tunnels) == len(core.l2tp.endpoint)
 
     def check_empty(self) -> None:
         """Nobody is left, and nothing of anybody."""
         self.check()
         core = self.core
-        assert not core.sessions and not core.names.sessions and not len(core.endpoint) and core.starting == 0
-        assert not core.names._numbers and not core.names._accounts and not any(core.waiting)
+        assert not core.sessions and not core.sessions.names.sessions and not len(core.l2tp.endpoint) and core.sessions.starting == 0
+        assert not core.sessions.names._numbers and not core.sessions.names._accounts and not any(core.sessions.waiting)
         assert not self.tables.tunnels()["state"].any()
         assert not any(self.tables.lookup(mapped(bytes((10, 67, 0, n)))) for n in range(256))

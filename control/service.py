@@ -1,0 +1,118 @@
+"""A tunnel type as the concentrator sees it: what its calls do, and what can be asked of it.
+
+    its machine's own events  ->  Opening, Up, Down  ->  sessions.py
+    hang_up, shut_down, tick  ->  its machine's own commands
+
+A call is an object of the tunnel type's own, such as the CallOpening of its machine. Here it has a `path` and leads to a slot; what else
+is in it the type itself reads, and its template in install.py. Everything above, PPP, users, addresses and tables, knows services only.
+"""
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from ..fastpath.packet import Kind
+from .address import Path
+from .link import LinkSettings
+from .log import Limited
+from .reason import Reason
+from .settings import Config, Serving
+
+if TYPE_CHECKING:
+    from .concentrator import Concentrator
+
+LIMITED = 20        # lines a second of what strangers can cause
+
+
+class Call(Protocol):
+    """What carries one session."""
+    @property
+    def path(self) -> Path: ...         # path.peer is the caller-id
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The ids of both sides are known, and data may arrive. `worker` is who receives it, as far as that can be told."""
+    slot: int
+    call: Call
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """The call stands: PPP begins. `sequenced`: we must number what we send."""
+    slot: int
+    sequenced: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Down:
+    """The call is gone, and its ids are free again."""
+    slot: int
+    reason: Reason
+
+
+Event = Opening | Up | Down
+
+
+class Service:
+    """One tunnel type of a concentrator, `core`, whose ids, tables, installer, outbox and failures it uses."""
+    name: ClassVar[str]         # of [server.NAME], in sessions' names and listings
+    kind: ClassVar[Kind]        # in the tables
+
+    def __init__(self, core: Concentrator) -> None:
+        self.core = core
+        self.say = Limited(logging.getLogger(f"headrace.{self.name}"), LIMITED)
+        self.configure(core.config)
+
+    def configure(self, config: Config) -> None:
+        """Another configuration is in force; calls that are up stay as they are."""
+        self.table: Serving = getattr(config.server, self.name)
+        self.link = LinkSettings(mru=self.table.max_mru, mtu=self.table.max_mtu, authentication=self.table.authentication)
+
+    # -- what a machine does
+
+    def events(self, now: float) -> list[Event]:
+        """What happened to calls; what happened to tunnels goes to the log from here."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Put what a restart needs on record, then what is to be sent where its shell finds it."""
+
+    def deadline(self) -> float | None:
+        raise NotImplementedError
+
+    def tick(self, now: float) -> None:
+        raise NotImplementedError
+
+    # -- commands
+
+    def hang_up(self, call: Any, reason: Reason, now: float) -> None:
+        """End a call; nothing when it is gone already."""
+        raise NotImplementedError
+
+    def shut_down(self, reason: Reason, now: float) -> None:
+        """Say goodbye to every peer, and take no new one."""
+        raise NotImplementedError
+
+    def say_goodbye(self, now: float) -> int:
+        """End what a former life left, as far as it is on record; how many peers."""
+        return 0
+
+    # -- how it stands
+
+    @property
+    def settled(self) -> bool:
+        """All goodbyes were heard, or given up."""
+        raise NotImplementedError
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """What was dropped, by name."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        """Tunnels, or what it has in their place."""
+        raise NotImplementedError

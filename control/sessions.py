@@ -1,0 +1,309 @@
+"""All sessions, and what becomes of them: from a call that opens, by whatever service, to a link that is up, and to the end of both.
+
+    Opening  ->  tables: OPENING     Up    ->  a PPP machine, started when there is room among those that are starting
+    Down     ->  tables: RETIRED     drain ->  a machine's events, each through `handlers`, then its frames and its alarm
+
+`defect` and `break_off` are what must not happen: a mistake of ours ends one session, and the others do not notice.
+"""
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from heapq import heappop, heappush
+from random import Random
+from typing import Any
+
+from ..fastpath.punt import PuntKind
+from .aaa import Authority
+from .address import Path
+from .auth import AuthRequest, Reject
+from .install import Installer
+from .link import LinkDown, LinkReset, LinkUp
+from .log import Limited
+from .names import Names
+from .ppp import PPP
+from .reason import Reason
+from .service import LIMITED, Down, Opening, Service, Up
+from .session import Failures, Session
+
+log = logging.getLogger("headrace.session")
+
+STARTING = 2048     # links that may be starting at once; the rest wait their turn, in order
+USER = 255          # characters of a user's name that are kept of what a peer says
+INTERNAL = Reason("link", "internal", "a defect in headrace, told in its log")
+DISCONNECTED = Reason("admin", "disconnected", "disconnected by the administrator")
+
+Frame = tuple[int, int, int, int, Path | None, bytes]   # kind, slot, generation, protocol, path, payload
+
+
+class Sessions(dict[int, Session]):
+    """The sessions by slot; one is here as long as its call."""
+
+    def __init__(self, tables: Any, authority: Authority, random: Random, outbox: list[list[Frame]], *,
+                 foreign_owner: bool = False) -> None:
+        super().__init__()
+        self.tables, self.authority, self.random, self.outbox = tables, authority, random, outbox
+        self.foreign_owner = foreign_owner      # a test's setting: every owner differs from the worker that receives the call
+        self.say = Limited(log, LIMITED)
+        self.installer = Installer(tables)
+        self.names = Names()
+        self.failures = Failures()
+        self.waiting: deque[Session] = deque()
+        self.starting = 0
+        self.touched: dict[int, Session] = {}               # whose machine may have something to say
+        self.alarms: list[tuple[float, int, Session]] = []
+        self.serial = 0
+
+    # -- what a service says
+
+    def service_event(self, service: Service, event: Opening | Up | Down, now: float) -> None:
+        """A call opens, is up, or is down. A defect that it uncovers ends that call."""
+        try:
+            if isinstance(event, Opening):
+                self.opening(service, event, now)
+            elif isinstance(event, Up):
+                self.up(event)
+            else:
+                self.down(event, now)
+        except Exception as error:
+            session = self.get(event.slot)
+            if session is not None:
+                self.break_off(session, error, now)
+            else:
+                self.defect(error, now)
+                if isinstance(event, Opening):
+                    service.hang_up(event.call, INTERNAL, now)
+
+    def opening(self, service: Service, event: Opening, now: float) -> None:
+        owner = event.worker
+        if self.foreign_owner:
+            owner = (owner + 1) % len(self.outbox)
+        slot, generation = self.installer.open(service.kind, event.call, owner)
+        self[slot] = Session(service, event.call, slot, generation, owner, now)
+
+    def up(self, event: Up) -> None:
+        session = self.get(event.slot)
+        if session is None or session.ended:        # its slot could not be had
+            return
+        if event.sequenced:
+            session.sequenced = True
+            self.installer.sequence(session.slot, session.service.kind, session.call)
+        session.ppp = PPP("server", session.service.link, self.random)
+        self.waiting.append(session)
+
+    def down(self, event: Down, now: float) -> None:
+        session = self.pop(event.slot, None)
+        if session is None:
+            return
+        if session.ppp is not None:
+            session.ppp.lower_down(event.reason, now)
+            self.drain(session, now)
+        self.end(session, session.reason or event.reason, now)
+
+    def start_waiting(self, now: float) -> None:
+        """As far as there is room."""
+        while self.waiting and self.starting < STARTING:
+            self.start(self.waiting.popleft(), now)
+
+    def start(self, session: Session, now: float) -> None:
+        if session.ended or session.ppp is None:
+            return
+        session.opened = True
+        self.starting += 1
+        self.touched[session.slot] = session
+        try:
+            session.ppp.open(now)
+            if session.early:
+                session.ppp.receive(*session.early, now)
+                session.early = None
+        except Exception as error:
+            self.break_off(session, error, now)
+
+    # -- links
+
+    def receive(self, session: Session, protocol: int, payload: bytes, now: float) -> None:
+        """A PPP packet that a worker punted."""
+        if session.opened:
+            assert session.ppp is not None
+            session.ppp.receive(protocol, payload, now)
+            self.touched[session.slot] = session
+        elif not session.early:
+            session.early = protocol, payload
+
+    def drain_touched(self, now: float) -> bool:
+        """Whether there was any."""
+        touched, self.touched = self.touched, {}
+        for session in touched.values():
+            self.drain(session, now)
+        return bool(touched)
+
+    def drain(self, session: Session, now: float) -> None:
+        """One link's events, frames and alarm."""
+        ppp = session.ppp
+        if ppp is None:
+            return
+        events = ppp.events()
+        while events:
+            try:
+                for event in events:
+                    self.handlers[type(event)](self, session, event, now)
+            except Exception as error:
+                self.break_off(session, error, now)
+            events = ppp.events()
+        if session.ended:       # its slot is retired: the worker would not send what it still has to say
+            return
+        frames = self.outbox[session.owner]
+        for protocol, payload in ppp.outgoing():
+            frames.append((PuntKind.PUNT_PPP, session.slot, session.generation, protocol, None, payload))
+        when = ppp.deadline()
+        if when is not None and (session.alarm is None or when < session.alarm):
+            session.alarm = when
+            self.serial += 1
+            heappush(self.alarms, (when, self.serial, session))
+
+    def tick(self, now: float) -> None:
+        """Wake the links that are due."""
+        while self.alarms and self.alarms[0][0] <= now:
+            when, _, session = heappop(self.alarms)
+            if session.alarm != when or session.ppp is None or session.ended:
+                continue                # it was set to an earlier time since, or nobody is there to be woken
+            session.alarm = None
+            self.touched[session.slot] = session
+            try:
+                session.ppp.tick(now)
+            except Exception as error:
+                self.break_off(session, error, now)
+
+    # -- what a link says
+
+    def auth_request(self, session: Session, event: AuthRequest, now: float) -> None:
+        ppp, service = session.ppp, session.service
+        assert ppp is not None
+        session.state = "authenticating"
+        user = event.user[:USER]
+        if user != session.user:        # another one than before LCP was renegotiated
+            self.names.remove(session)
+            session.user = user
+        checked = self.authority.check(event, session.caller_id, service.name)
+        if isinstance(checked, Reject):
+            self.refuse(session, event, checked, now)
+            return
+        account, secret, message = checked
+        profile = self.authority.profile(secret, service.table.default_profile)
+        self.give_back(session)         # authenticated anew: it gets its address again, if that is still what it should have
+        fixed = self.authority.fixed_address(secret, profile)
+        for other in self.names.of(account):
+            if other is not session and (profile.only_one == "yes" or (fixed and other.address == fixed)):
+                self.lose(other, Reason("admin", "replaced", f"user {user!r} came in again from {session.caller_id}"), now)
+        verdict = self.authority.grant(secret, profile, account, message)
+        if isinstance(verdict, Reject):
+            self.refuse(session, event, verdict, now)
+            return
+        session.profile, session.address = profile, verdict.remote_address
+        if session.account != account:
+            self.names.remove(session)
+            session.account = account
+        self.names.add(session)
+        ppp.authenticated(verdict, now, event)
+
+    def refuse(self, session: Session, event: AuthRequest, verdict: Reject, now: float) -> None:
+        assert session.ppp is not None
+        session.state = "closing"
+        session.ppp.authenticated(verdict, now, event)
+
+    def link_up(self, session: Session, event: LinkUp, now: float) -> None:
+        profile, table = session.profile, session.service.table
+        assert profile is not None              # nothing is up that was not authenticated
+        self.installer.up(session.slot, session.service.kind, session.call, event, sequenced=session.sequenced,
+                          clamp=profile.change_tcp_mss, keepalive=table.keepalive_timeout, dscp=table.dscp)
+        self.outbox[session.owner].append((PuntKind.PUNT_ARM, session.slot, session.generation, 0, None, b""))
+        if not session.up_since:
+            self.starting -= 1
+            session.up_since = now
+        session.link, session.state = event, "open"
+        log.info("%s: up, address %s, %s, mtu %d, mru %d", session.name, session.address, event.method, event.mtu, event.mru)
+
+    def link_reset(self, session: Session, event: LinkReset, now: float) -> None:
+        self.installer.reset(session.slot, session.address)
+        session.link = None
+        if session.state == "open":
+            session.state = "starting"
+
+    def link_down(self, session: Session, event: LinkDown, now: float) -> None:
+        self.end(session, event.reason, now)
+        session.service.hang_up(session.call, event.reason, now)
+
+    handlers: dict[type, Callable[..., None]] = {AuthRequest: auth_request, LinkUp: link_up, LinkReset: link_reset, LinkDown: link_down}
+
+    # -- how a session ends
+
+    def give_back(self, session: Session) -> None:
+        """Its address is free again."""
+        if session.address is not None:
+            self.installer.reset(session.slot, session.address)
+            self.authority.release(session.address)
+            session.address = None
+
+    def lose(self, session: Session, reason: Reason, now: float) -> None:
+        """End it at once, without waiting for PPP's goodbye: the call is cleared."""
+        session.reason = reason
+        if session.ppp is not None:
+            session.ppp.lower_down(reason, now)
+            self.drain(session, now)
+        else:
+            session.service.hang_up(session.call, reason, now)
+
+    def end(self, session: Session, reason: Reason, now: float) -> None:
+        """Out of the tables; said once, whatever ended it first."""
+        if session.ended:
+            return
+        session.ended, session.state = True, "closing"
+        if session.opened and not session.up_since:
+            self.starting -= 1
+        label = session.label
+        rx_packets, rx_bytes, tx_packets, tx_bytes, *_ = self.tables.counters(session.slot)
+        self.installer.close(session.slot, session.address)
+        if session.address is not None:
+            self.authority.release(session.address)
+        self.names.remove(session)
+        if session.up_since:
+            log.info("%s: ended after %.0f s: %s (from it %d octets in %d packets, to it %d in %d)", label, now - session.up_since,
+                     reason.text, rx_bytes, rx_packets, tx_bytes, tx_packets)
+        else:
+            self.say(logging.WARNING, now, "%s: user %r from %s did not come up: %s", label, session.user, session.caller_id, reason.text)
+        if not session.up_since or reason.stage == "authentication":
+            self.failures.add(session.service.name, session.user, session.caller_id, reason)
+        for told in session.watchers:
+            told()
+
+    def disconnect(self, session: Session, now: float, told: Callable[[], None]) -> None:
+        """Say goodbye by PPP and by what carries it; `told` is called when it is over."""
+        session.watchers += (told,)
+        session.state, session.reason = "closing", DISCONNECTED
+        if session.ppp is not None and session.opened:
+            session.ppp.close(DISCONNECTED, now)
+            self.touched[session.slot] = session
+        else:
+            self.lose(session, DISCONNECTED, now)
+
+    # -- what must not happen
+
+    def defect(self, error: Exception, now: float) -> None:
+        self.say(logging.ERROR, now, "a defect in headrace: %r", error, exc_info=error)
+
+    def break_off(self, session: Session, error: Exception, now: float) -> None:
+        """The tables take no more, or a defect of ours: this session ends, and the others do not notice."""
+        if isinstance(error, BlockingIOError):
+            reason = Reason("link", "stalled", str(error))
+        elif isinstance(error, ValueError) and str(error).startswith("no room"):
+            reason = Reason("link", "full", f"the tables have {error}")
+        else:
+            self.defect(error, now)
+            reason = INTERNAL
+        with suppress(Exception):       # the second defect is most likely the first one again
+            self.lose(session, reason, now)
+        with suppress(Exception):
+            self.end(session, reason, now)
+        session.service.hang_up(session.call, reason, now)
