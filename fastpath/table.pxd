@@ -1,6 +1,6 @@
 """The tables file: everything that control and the workers share, mapped by both.
 
-    Header | sessions[banks << 16] | addresses[2][capacity] | tunnels[65536] | used[banks << 10] | workers[n]
+    Header | sessions[banks << 16] | addresses[2][capacity] | tunnels[65536] | used[banks << 10] | ciphers[banks << 16] | workers[n]
 
 Every field has one writer, named at its cache line. A record is filled, then published by a release
 store of its state; workers read that state with acquire. The sections are sparse: a slot that was
@@ -11,6 +11,7 @@ session id. Ids can be guessed, so what was received must match the record's pat
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from .cipher cimport Cipher
 from .sys cimport load_acquire8, prefetch, prefetch_write
 
 cdef enum:
@@ -33,6 +34,9 @@ cpdef enum ConfigFlag:
     CONFIG_CLAMP_MSS = 2
     CONFIG_SEQUENCED = 4      # L2TP data carries Ns, both ways
     CONFIG_COPY_DSCP = 8      # the outer DSCP is the inner one (RFC 2983); ECN always is (RFC 6040 section 4.1)
+    CONFIG_ENCRYPT = 256      # user data leaves encrypted (RFC 3078)
+    CONFIG_DECRYPT = 512      # encrypted packets are understood
+    CONFIG_REQUIRE = 1024     # and nothing else: user data in clear passes neither way
 
 # Where datagrams come from and go to. Addresses are 16 octets, IPv4 as ::ffff:a.b.c.d; ports in host order. A link-local address
 # (fe80::/10) means something on one link only, so octets 4 to 7 of it, which are zero on the wire, are its interface's index.
@@ -57,7 +61,7 @@ cdef struct Config:           # 128 octets
     uint16_t mtu              # the largest inner packet toward the peer
     uint16_t mss              # to which TCP's MSS is clamped, IPv4; IPv6 gets 20 less
     uint16_t keepalive        # ticks of silence before echoes are sent; 0: never
-    uint16_t pad1
+    uint16_t cipher           # generation of the keys in force; 0: none
     uint8_t address[16]       # the inner address that it owns (others: by_address)
     uint8_t template[TEMPLATE]
     uint32_t our_magic        # in our echo requests and replies
@@ -74,7 +78,8 @@ cdef struct Session:          # 512 octets
     uint8_t state             # published with release
     uint8_t owner             # the worker that owns it whole, both directions
     uint8_t active            # which Config is in force, stored with release
-    uint8_t pad0[4]
+    uint8_t ciphered          # control's own: the slot's cipher record is not all zero
+    uint8_t pad0[3]
     Path path
     uint8_t pad1[8]
     # -- configuration: written by control; the idle copy only
@@ -181,7 +186,8 @@ cdef struct Header:
     uint64_t size
     uint64_t heartbeat        # control's, monotonic ns; stale: the worker answers HELLO
     uint64_t profile_until    # monotonic ns: until then stages are timed; written by who looks at them
-    uint64_t spare[3]         # up to two lines
+    uint64_t ciphers
+    uint64_t spare[2]         # up to two lines
     AddressIndex index[2]
 
 # Where one process mapped it.
@@ -192,6 +198,7 @@ cdef struct Table:
     Tunnel* tunnels
     WorkerRecord* workers
     uint64_t* used
+    Cipher* ciphers           # by slot
     uint32_t bank_mask
     uint32_t address_mask
 
@@ -200,8 +207,11 @@ cdef class Tables:
     cdef size_t size
     cdef object flips         # slot -> epochs when its idle copy went out of force
     cdef object swapped       # epochs when the idle address index went out of force
+    cdef object spent         # slot -> epochs when its cipher went out of force: its keys are to be wiped
     cdef _wait(self, mark, what)
     cdef Session* _session(self, uint32_t slot) except NULL
+    cdef _wipe(self, uint32_t slot)
+    cdef _wipe_spent(self, int most)
     cdef _rebuild(self, int new_length)
 
 

@@ -16,6 +16,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from .cipher cimport Cipher, CipherKeys, CipherState
 from .sys cimport (MADV_HUGEPAGE, MAP_SHARED, PROT_READ, PROT_WRITE, full_fence, load_acquire8, load_acquire64, madvise, mmap, munmap,
                    store_release8, store_release32, store_release64)
 
@@ -26,6 +27,7 @@ cdef WorkerRecord A_RECORD                     # for offsets only: what a null p
 cdef size_t ASLEEP = <size_t>&A_RECORD.asleep - <size_t>&A_RECORD
 
 assert sizeof(Config) == 128 and sizeof(Session) == 512 and sizeof(AddressEntry) == 32
+assert sizeof(CipherKeys) == 64 and sizeof(CipherState) == 320 and sizeof(Cipher) == 768
 assert sizeof(Tunnel) == 128 and sizeof(WorkerRecord) == 4096 and sizeof(AddressIndex) == 64 and sizeof(Header) == 256
 
 
@@ -51,13 +53,14 @@ def create(path, *, max_sessions: int, workers: int) -> None:
     h.addresses[1] = h.addresses[0] + <uint64_t>h.capacity * sizeof(AddressEntry)
     h.tunnels = h.addresses[1] + <uint64_t>h.capacity * sizeof(AddressEntry)
     h.used = h.tunnels + <uint64_t>TUNNELS * sizeof(Tunnel)
-    h.worker_records = h.used + <uint64_t>h.banks * 8192
+    h.ciphers = h.used + <uint64_t>h.banks * 8192
+    h.worker_records = h.ciphers + <uint64_t>h.banks * 65536 * sizeof(Cipher)
     h.size = h.worker_records + workers * sizeof(WorkerRecord)
     part = f"{path}.new"
     fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         room = os.statvfs(fd)
-        need = max_sessions * (sizeof(Session) + 3 * sizeof(AddressEntry)) + (4 << 20)
+        need = max_sessions * (sizeof(Session) + sizeof(Cipher) + 3 * sizeof(AddressEntry)) + (4 << 20)
         if room.f_bavail * room.f_frsize < need:      # a hole that cannot be filled kills its writer
             raise OSError(errno.ENOSPC, f"{max_sessions} sessions need {need >> 20} MiB there", str(path))
         os.ftruncate(fd, h.size)
@@ -93,10 +96,12 @@ cdef class Tables:
         self.table.tunnels = <Tunnel*>(base + h.tunnels)
         self.table.workers = <WorkerRecord*>(base + h.worker_records)
         self.table.used = <uint64_t*>(base + h.used)
+        self.table.ciphers = <Cipher*>(base + h.ciphers)
         self.table.bank_mask = h.banks - 1
         self.table.address_mask = h.capacity - 1
         self.flips = {}
         self.swapped = None
+        self.spent = {}
 
     def __dealloc__(self):
         if self.table.header != NULL:
@@ -178,6 +183,7 @@ cdef class Tables:
     def beat(self, uint64_t now_ns):
         """Tell the workers that control is alive."""
         store_release64(&self.table.header.heartbeat, now_ns)
+        self._wipe_spent(64)
 
     # -- sessions
 
@@ -204,6 +210,8 @@ cdef class Tables:
             generation = 1
         s.generation = generation
         store_release8(&s.state, FREE)
+        if s.ciphered:
+            self._wipe(slot)
         s.active = 0
         memset(s.config, 0, <size_t>&s.next - <size_t>s.config)
         s.echoes = 0
@@ -224,6 +232,10 @@ cdef class Tables:
             self._wait(mark, f"session in slot {slot}")
         s.config[idle] = s.config[idle ^ 1]
         fill_config(&s.config[idle], config)
+        if s.ciphered:
+            s.config[idle].cipher = 0 if slot in self.spent else newest(&self.table.ciphers[slot])
+        if s.config[idle].flags & (CONFIG_ENCRYPT | CONFIG_DECRYPT) and s.config[idle].cipher == 0:
+            raise ValueError(f"the session in slot {slot} has no keys to encrypt with")
         store_release8(&s.active, idle)
         self.flips.pop(slot, None)
         self.flips[slot] = self.epochs()
@@ -236,8 +248,64 @@ cdef class Tables:
 
     def retire(self, uint32_t slot):
         """Take a session out of force. The slot may be published again after `passed(epochs())`."""
-        store_release8(&self._session(slot).state, RETIRED)
+        cdef Session* s = self._session(slot)
+        store_release8(&s.state, RETIRED)
         self.flips.pop(slot, None)
+        if s.ciphered:
+            self.spent.pop(slot, None)
+            self.spent[slot] = self.epochs()
+        self._wipe_spent(4)
+
+    # -- encryption
+
+    def set_cipher(self, uint32_t slot, *, int bits, bytes send_key, bytes receive_key, bint send_stateless, bint receive_stateless):
+        """Give a session the start keys of RFC 3079, 8 octets for 40 and 56 bits, 16 for 128. They come into force with the next
+        `configure`, and both directions begin with them at a coherency count of 0. BlockingIOError, as `configure`: the keys
+        before the last are still in a worker's hands."""
+        cdef Session* s = self._session(slot)
+        cdef Cipher* c = &self.table.ciphers[slot]
+        cdef CipherKeys* k
+        cdef uint16_t generation
+        if bits not in (40, 56, 128):
+            raise ValueError(f"MPPE with {bits} bits")
+        if len(send_key) != (16 if bits == 128 else 8) or len(receive_key) != len(send_key):
+            raise ValueError(f"start keys of {len(send_key)} and {len(receive_key)} octets for {bits} bits")
+        mark = self.spent.get(slot, self.flips.get(slot))
+        if mark is not None:
+            self._wait(mark, f"session in slot {slot}")
+        if slot in self.spent:
+            self._wipe(slot)
+        generation = <uint16_t>(s.config[s.active & 1].cipher + 1)
+        if generation == 0:
+            generation = 2
+        k = &c.keys[generation & 1]
+        memset(k, 0, sizeof(CipherKeys))
+        memcpy(k.send_start, <const char*>send_key, len(send_key))
+        memcpy(k.receive_start, <const char*>receive_key, len(receive_key))
+        k.bits, k.send_stateless, k.receive_stateless, k.generation = bits, send_stateless, receive_stateless, generation
+        s.ciphered = 1
+
+    def clear_cipher(self, uint32_t slot):
+        """Let go of a session's keys, after a `configure` without CONFIG_ENCRYPT and CONFIG_DECRYPT. They are wiped as soon as no
+        worker can hold them: by the next calls of `retire` and `beat`, or before the slot is used again."""
+        cdef Session* s = self._session(slot)
+        if s.config[s.active & 1].flags & (CONFIG_ENCRYPT | CONFIG_DECRYPT):
+            raise ValueError(f"the session in slot {slot} encrypts")
+        if s.ciphered:
+            self.spent[slot] = self.epochs()
+
+    cdef _wipe(self, uint32_t slot):
+        """Overwrite a cipher record that no worker holds."""
+        memset(&self.table.ciphers[slot], 0, sizeof(Cipher))
+        self._session(slot).ciphered = 0
+        self.spent.pop(slot, None)
+
+    cdef _wipe_spent(self, int most):
+        """Wipe what was let go of and no worker can hold any more, oldest first."""
+        for slot in list(islice(self.spent, most)):
+            if not self.passed(self.spent[slot]):
+                break
+            self._wipe(slot)
 
     def reusable(self, uint32_t slot):
         """Whether a slot may be published: it is free or retired, and in none of its worker's lists."""
@@ -360,6 +428,12 @@ cdef class Tables:
             nr = t.worker_nr
         return (t.state, t.peer_tunnel, t.ns, nr, t.acked,
                 (t.path.port, t.path.local[:16], t.path.local_port, t.path.peer[:16], t.path.peer_port))
+
+
+cdef uint16_t newest(const Cipher* c) noexcept:
+    """The later of the two generations of keys."""
+    cdef uint16_t a = c.keys[0].generation, b = c.keys[1].generation
+    return a if b == 0 or a and <uint16_t>(a - b) < 0x8000 else b
 
 
 cdef fill_path(Path* p, path):

@@ -6,7 +6,7 @@ import stat
 import pytest
 from headrace.fastpath import table
 from headrace.fastpath.packet import Kind
-from headrace.fastpath.table import State
+from headrace.fastpath.table import ConfigFlag, State
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -102,6 +102,57 @@ def test_a_mark_passes_only_when_every_worker_moved_or_sleeps(tmp_path):
             tables.configure(slot, mtu=1300)
         tables.forwarder_gone()
         tables.configure(slot, mtu=1200)
+
+
+START = dict(bits=128, send_key=b"a send start key", receive_key=b"its other way 16", send_stateless=True, receive_stateless=False)
+ENCRYPTED = ConfigFlag.CONFIG_ENCRYPT | ConfigFlag.CONFIG_DECRYPT
+
+
+def test_keys_come_into_force_with_a_configuration_and_are_wiped_after_it(tmp_path):
+    tables = make(tmp_path / "t", 10)
+
+    def kept(key):
+        return (tmp_path / "t").read_bytes().count(key)
+    slot, _ = tables.publish(Kind.KIND_L2TP, 7, 9, 1, PATH)
+    with pytest.raises(ValueError, match="no keys"):
+        tables.configure(slot, flags=ENCRYPTED)
+    tables.set_cipher(slot, **START)
+    tables.configure(slot, flags=ENCRYPTED)
+    assert kept(START["send_key"]) == kept(START["receive_key"]) == 1
+    with pytest.raises(ValueError, match="encrypts"):
+        tables.clear_cipher(slot)
+    tables.set_cipher(slot, **START | {"send_key": b"next sent key 16"})
+    assert kept(START["send_key"]) == 1 and kept(START["receive_key"]) == 2       # in force until the configuration changes
+    tables.configure(slot, mtu=1400)
+    tables.configure(slot, flags=0)
+    tables.clear_cipher(slot)
+    with pytest.raises(ValueError, match="no keys"):
+        tables.configure(slot, flags=ENCRYPTED)
+    tables.beat(1)
+    assert kept(START["send_key"]) == kept(START["receive_key"]) == kept(b"next sent key 16") == 0
+    tables.set_cipher(slot, **START)
+    tables.configure(slot, flags=ENCRYPTED)
+    tables.retire(slot)
+    assert kept(START["send_key"]) == 0
+
+
+def test_keys_of_a_slot_that_is_used_again_are_gone(tmp_path):
+    """Also when control was another then."""
+    tables = make(tmp_path / "t", 10)
+    slot, _ = tables.publish(Kind.KIND_L2TP, 7, 9, 1, PATH)
+    tables.set_cipher(slot, **START)
+    tables.set_state(slot, State.RETIRED)
+    with open(tmp_path / "t", "r+b") as f:
+        again = table.Tables(f.fileno())
+    again.publish(Kind.KIND_L2TP, 7, 9, 1, PATH)
+    assert START["send_key"] not in (tmp_path / "t").read_bytes()
+
+
+@pytest.mark.parametrize("changed, says", [({"bits": 64}, "64 bits"), ({"send_key": bytes(8)}, "8 and 16"), ({"bits": 40}, "16 and 16")])
+def test_keys_that_are_none_are_refused(tables, changed, says):
+    slot, _ = tables.publish(Kind.KIND_L2TP, 7, 9, 1, PATH)
+    with pytest.raises(ValueError, match=says):
+        tables.set_cipher(slot, **START | changed)
 
 
 def test_used_slots_are_known_without_looking_at_the_others(tables):
