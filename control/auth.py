@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hashlib import md5
 from ipaddress import IPv4Address
 
+from .mppe import IN_CLEAR, Keys, Policy
 from .mschap import challenge_response, generate_authenticator_response, generate_nt_response, nt_password_hash
 
 # The value of LCP's option 3 (RFC 1661 section 6.2) for each method.
@@ -55,6 +56,8 @@ class Accept:
     dns: tuple[IPv4Address, ...] = ()    # at most two are told, as RFC 1877 has it
     wins: tuple[IPv4Address, ...] = ()
     message: str = ""                    # to the peer; of MS-CHAPv2 it begins with "S="
+    encryption: Policy = IN_CLEAR
+    keys: Keys | None = None             # what its authentication yields for MPPE
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,11 +114,12 @@ class Automaton:
     NAME: ClassVar[str]                      # also the stage of its reasons
     OPTIONS: ClassVar[dict[int, Field]]
     __slots__ = ("_awaited", "_failures", "_identifier", "_naks", "_proposal", "_request", "_restarts",
-                 "link", "ours", "random", "settings", "state", "theirs", "timer")
+                 "link", "max_configure", "ours", "random", "settings", "state", "theirs", "timer")
 
     def __init__(self, link: Link, settings: LinkSettings, random: Random) -> None:
         self.link, self.settings, self.random = link, settings, random
         self.state = INITIAL
+        self.max_configure = settings.max_configure
         self.timer: float | None = None      # when the Restart timer expires
         self._restarts = 0
         self._identifier = random.getrandbits(8)
@@ -334,7 +335,7 @@ class Automaton:
 
     def initialize_restart_count(self, now: float, identifier: int, answer: bytes) -> None:
         closing = self.state in (CLOSING, STOPPING)
-        self._restarts = self.settings.max_terminate if closing else self.settings.max_configure
+        self._restarts = self.settings.max_terminate if closing else self.max_configure
 
     def zero_restart_count(self, now: float, identifier: int, answer: bytes) -> None:
         self._restarts = 0
@@ -379,7 +380,7 @@ class Automaton:
     def _start_timer(self, now: float) -> None:
         """The first repetition comes after a second, because many a peer's pppd is started only when the call is up and misses what
         came before; later ones double up to the Restart timer."""
-        sent = self.settings.max_configure - self._restarts
+        sent = self.max_configure - self._restarts
         self._restarts -= 1
         self.timer = now + min(self.settings.restart, FIRST_RESTART * 2 ** min(sent, 8))
 

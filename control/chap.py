@@ -11,6 +11,7 @@ from random import Random
 
 from .auth import AuthRequest, Reject, chap_response
 from .link import CHAP_PROTOCOL, Link, LinkSettings, printable, pull_packet, push_packet
+from .mppe import Keys, keys_of
 from .mschap import challenge_response, generate_authenticator_response, generate_nt_response, nt_password_hash
 from .reason import Reason
 
@@ -85,11 +86,12 @@ class Peer:
     arrives late looks like a new one."""
 
     PROTOCOL = CHAP_PROTOCOL
-    __slots__ = ("_answers", "_link", "_random", "_settings", "method", "timer")
+    __slots__ = ("_answers", "_link", "_random", "_settings", "keys", "method", "timer")
 
     def __init__(self, method: str, link: Link, settings: LinkSettings, random: Random) -> None:
         self.method = method
         self._link, self._settings, self._random = link, settings, random
+        self.keys: Keys | None = None      # once we were accepted
         # By identifier: the challenge, our response, and what the peer must say to prove itself.
         self._answers: dict[int, tuple[bytes, bytes, str]] = {}
         self.timer: float | None = None    # None once one of them was accepted
@@ -156,7 +158,16 @@ class Peer:
             text = "the peer accepted our password without knowing it: its MS-CHAPv2 answer is wrong"
             self._link.close(Reason("authentication", "peer-unproven", text), now)
         else:
+            self.keys = self._keys(identifier, answer)
             self._link.granted(now)
+
+    def _keys(self, identifier: int, answer: tuple[bytes, bytes, str]) -> Keys | None:
+        if self._settings.encryption.use == "no":
+            return None
+        challenge, response = pull_value(answer[0]), pull_value(answer[1][4:])
+        assert challenge and response       # they were read and written before
+        request = AuthRequest(self.method, response[1], identifier, challenge[0], response[0])
+        return keys_of(request, self._settings.password, server=False)
 
 
 def pull_value(data: bytes) -> tuple[bytes, bytes] | None:

@@ -1,4 +1,4 @@
-"""What a PPP link is told (LinkSettings), what it tells (LinkUp, LinkReset, LinkDown), and what its
+"""What a PPP link is told (LinkSettings), what it tells (LinkUp, LinkReset, CipherReset, LinkDown), and what its
 layers ask of it (Link). Beside them the framing that LCP, the NCPs, PAP and CHAP share (RFC 1661
 section 5, RFC 1334 section 2.2, RFC 1994 section 4).
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from .mppe import IN_CLEAR, Cipher, Policy
 from .reason import Reason
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from .automaton import Automaton
 
 # PPP protocol numbers (RFC 1661 section 2, and the registry for the rest).
-IP, LCP_PROTOCOL, IPCP_PROTOCOL, PAP_PROTOCOL, CHAP_PROTOCOL = 0x0021, 0xC021, 0x8021, 0xC023, 0xC223
+IP, LCP_PROTOCOL, IPCP_PROTOCOL, CCP_PROTOCOL, PAP_PROTOCOL, CHAP_PROTOCOL = 0x0021, 0xC021, 0x8021, 0x80FD, 0xC023, 0xC223
 
 DEFAULT_MRU = 1500   # RFC 1661 section 6.1: in force when nobody negotiates another
 
@@ -36,6 +37,7 @@ class LinkSettings:
     name: str = "headrace"          # how we call ourselves in challenges
     user: str = ""                  # client: whom we are, and how we prove it
     password: str = ""
+    encryption: Policy = IN_CLEAR   # client; a server's Accept tells it
     use_peer_dns: bool = False      # client: ask for name servers (RFC 1877)
     pfc: bool = False               # ask the peer to compress the protocol field toward us
     acfc: bool = False              # ask the peer to leave out FF 03 toward us
@@ -63,6 +65,7 @@ class LinkUp:
     our_magic: int                  # 0: none negotiated
     peer_magic: int
     dns: tuple[IPv4Address, ...]    # server: given to the peer; client: given to us
+    cipher: Cipher | None = None    # None: all in clear
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,11 @@ class LinkReset:
     """A link that was up is not any more, by renegotiation or because it is ending: user data stops.
     LinkUp or LinkDown follows; none follows soon when the peer terminated only its NCP."""
     stage: str                      # lcp | ipcp …: the layer that left its OPENED state
+
+
+@dataclass(frozen=True, slots=True)
+class CipherReset:
+    """The peer lost track of what we encrypt: begin anew, and flag it (RFC 3078 section 8)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,7 @@ class Link(Protocol):
     def protocol_rejected(self, protocol: int, now: float) -> None: ...
     def requested(self, request: AuthRequest, now: float) -> None: ...
     def granted(self, now: float) -> None: ...
+    def reset_requested(self, now: float) -> None: ...
 
 
 def pull_packet(packet: bytes) -> tuple[int, int, bytes] | None:

@@ -1,7 +1,7 @@
 """The arithmetic of MS-CHAPv1 (RFC 2433 appendix A) and MS-CHAPv2 (RFC 2759 section 8).
 
-Names are those of the RFCs' routines. The LAN Manager hash of version 1 is not computed: it is worth
-nothing, and every peer of this century sends the NT response.
+Names are those of the RFCs' routines. The LAN Manager response of version 1 is not computed: it is worth
+nothing, and every peer of this century sends the NT response. The hash is: short MPPE keys come from it.
 """
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ from Cryptodome.Hash import MD4
 
 MAGIC_1 = b"Magic server to client signing constant"
 MAGIC_2 = b"Pad to make it do more than one iteration"
+STANDARD_TEXT = b"KGS!@#$%"
 
 
 def nt_password_hash(password: str) -> bytes:
     return MD4.new(password.encode("utf-16-le", "surrogatepass")).digest()
+
+
+def lm_password_hash(password: str) -> bytes:
+    """RFC 2433 section A.2: of the first 14 characters, without regard to case."""
+    secret = password.upper().encode("cp437", "replace")[:14].ljust(14, b"\0")
+    return _des(secret[:7], STANDARD_TEXT) + _des(secret[7:], STANDARD_TEXT)
 
 
 def challenge_hash(peer_challenge: bytes, authenticator_challenge: bytes, name: bytes) -> bytes:

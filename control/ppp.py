@@ -19,15 +19,18 @@ from random import Random
 
 from . import chap, pap
 from .auth import OPTION_OF, Accept, AuthRequest, Reject
-from .automaton import CLOSING, OPENED, STOPPING, Automaton
+from .automaton import CLOSING, INITIAL, OPENED, STOPPING, Automaton
+from .ccp import CCP
 from .ipcp import IPCP, NOWHERE
 from .lcp import ACCM, ACFC, LCP, MAGIC, PFC
 from .link import (
+    CCP_PROTOCOL,
     CHAP_PROTOCOL,
     IP,
     IPCP_PROTOCOL,
     LCP_PROTOCOL,
     PAP_PROTOCOL,
+    CipherReset,
     LinkDown,
     LinkReset,
     LinkSettings,
@@ -35,15 +38,18 @@ from .link import (
     Role,
 )
 from .machine import Machine
+from .mppe import Keys, Policy
 from .reason import Reason
 
-__all__ = ["PPP", "Accept", "AuthRequest", "LinkDown", "LinkReset", "LinkSettings", "LinkUp", "Reason", "Reject"]
+__all__ = ["PPP", "Accept", "AuthRequest", "CipherReset", "LinkDown", "LinkReset", "LinkSettings", "LinkUp", "Reason", "Reject"]
 
 # The phases of RFC 1661 section 3.2; DEAD before `open` and after LinkDown.
 DEAD, ESTABLISH, AUTHENTICATE, NETWORK, TERMINATE = range(5)
 
 # What may arrive without a layer that waits for it, and is then no news.
 QUIET = (IP, IPCP_PROTOCOL, PAP_PROTOCOL, CHAP_PROTOCOL)
+
+MPPE_HEADER = 4     # octets by which a packet grows: MPPE's header, and the protocol number that it hides
 
 # The NCPs that carry user data: without one of them there is no link to speak of.
 NETWORKS = (IPCP_PROTOCOL,)
@@ -54,7 +60,7 @@ Authentication = chap.Authenticator | chap.Peer | pap.Authenticator | pap.Peer
 class PPP(Machine):
     """A server asks who the peer is and gives it its addresses; a client answers, and takes them."""
 
-    __slots__ = ("_authenticate_by", "_ended", "_open_by", "_reason", "_request", "_up", "accept", "authentication", "lcp",
+    __slots__ = ("_authenticate_by", "_ended", "_open_by", "_reason", "_request", "_said", "accept", "authentication", "lcp",
                  "ncps", "phase", "random", "role", "settings", "user")
 
     def __init__(self, role: Role, settings: LinkSettings, random: Random) -> None:
@@ -71,7 +77,7 @@ class PPP(Machine):
         self.user = settings.user
         self._request: AuthRequest | None = None   # whose verdict we wait for
         self._reason: Reason | None = None       # why the link is about to end; the first cause counts
-        self._up = False                         # between LinkUp and LinkReset
+        self._said: LinkUp | None = None         # while the link is up: the last that was said of it
         self._ended = False                      # LinkDown was said
         self._open_by: float | None = None
         self._authenticate_by: float | None = None
@@ -125,9 +131,11 @@ class PPP(Machine):
             return      # RFC 1661 section 3.4: before that, nothing else counts
         elif self.authentication is not None and protocol == self.authentication.PROTOCOL:
             self.authentication.receive(payload, now)
-        elif protocol in self.ncps:
-            self.ncps[protocol].receive(payload, now)
-        elif protocol not in QUIET:
+        elif (ncp := self.ncps.get(protocol)) is not None:
+            if ncp.state == INITIAL:    # it waits for CCP, and the peer does not
+                ncp.open(now)
+            ncp.receive(payload, now)
+        elif self.phase != AUTHENTICATE and protocol not in QUIET:     # RFC 1661 section 3.5: then it is discarded
             self.lcp.reject_protocol(protocol & 0xFFFF, payload)
 
     def tick(self, now: float) -> None:
@@ -144,7 +152,7 @@ class PPP(Machine):
             self.close(Reason("authentication", "timeout", f"{who} within {self.settings.authentication_timeout:g} s"), now)
         if self._open_by is not None and self._open_by <= now:
             self._open_by = None
-            shut = next((ncp.NAME for ncp in self.ncps.values() if ncp.state != OPENED), "link")
+            shut = next((ncp.NAME for ncp in self.ncps.values() if self._is_needed(ncp) and ncp.state != OPENED), "link")
             stage = ("link", "lcp", "authentication", shut, "link")[self.phase]
             self.close(Reason(stage, "timeout", f"the link was not open within {self.settings.open_timeout:g} s"), now)
 
@@ -177,6 +185,7 @@ class PPP(Machine):
             self._authenticate(now)
         else:
             self._settle(layer)
+            self._open_waiting(layer, now)
 
     def layer_down(self, layer: Automaton, now: float) -> None:
         if layer is self.lcp:
@@ -191,13 +200,15 @@ class PPP(Machine):
                 self._establish(now)
         elif layer.PROTOCOL in self.ncps:
             self._settle(layer)
-            if self.phase == NETWORK and not self._up and not layer.terminated:
+            if self.phase == NETWORK and self._said is None and not layer.terminated:
                 self._open_by = now + self.settings.open_timeout
 
     def layer_finished(self, layer: Automaton, now: float) -> None:
         """An NCP may end without the link (RFC 1661 section 3.6); without LCP there is no link."""
         if layer is self.lcp:
             self._finish(Reason("lcp", "timeout", "the peer did not answer our LCP Configure-Requests"))
+        else:
+            self._open_waiting(layer, now)
 
     def protocol_rejected(self, protocol: int, now: float) -> None:
         """The peer does not know a protocol that we sent."""
@@ -218,6 +229,9 @@ class PPP(Machine):
         """The peer accepted us, and where the method lets it, proved itself."""
         if self.phase == AUTHENTICATE:
             self._network(now)
+
+    def reset_requested(self, now: float) -> None:
+        self._events.append(CipherReset())
 
     # The phases
 
@@ -242,13 +256,38 @@ class PPP(Machine):
     def _network(self, now: float) -> None:
         self.phase = NETWORK
         self._authenticate_by = None
+        if self.encryption.required and self._keys() is None:
+            method = self.lcp.method or "a link without authentication"
+            self.close(Reason("authentication", "no-keys", f"{method} yields no keys to encrypt with, and use-encryption is require"), now)
+            return
         self.ncps = {ncp.PROTOCOL: ncp for ncp in self._wanted()}
         for ncp in tuple(self.ncps.values()):
             ncp.open(now)
+            if ncp.PROTOCOL == CCP_PROTOCOL:    # the others wait until it is settled, so that nothing need pass in clear
+                break
 
     def _wanted(self) -> Iterator[Automaton]:
         """The NCPs that policy wants, in the order in which they are opened."""
+        keys = self._keys()
+        if keys and self.encryption.use != "no":
+            yield CCP(self.encryption, keys, self, self.settings, self.random)
         yield IPCP(self.accept, self, self.settings, self.random)
+
+    def _open_waiting(self, layer: Automaton, now: float) -> None:
+        """CCP is open, or will not be."""
+        if layer.PROTOCOL == CCP_PROTOCOL:
+            for ncp in tuple(self.ncps.values()):
+                if ncp.state == INITIAL:
+                    ncp.open(now)
+
+    @property
+    def encryption(self) -> Policy:
+        return self.accept.encryption if self.accept else self.settings.encryption
+
+    def _keys(self) -> Keys | None:
+        if self.accept:
+            return self.accept.keys
+        return self.authentication.keys if isinstance(self.authentication, chap.Peer) else None
 
     @property
     def ipcp(self) -> IPCP | None:
@@ -256,27 +295,43 @@ class PPP(Machine):
         assert ncp is None or isinstance(ncp, IPCP)
         return ncp
 
+    @property
+    def ccp(self) -> CCP | None:
+        ncp = self.ncps.get(CCP_PROTOCOL)
+        assert ncp is None or isinstance(ncp, CCP)
+        return ncp
+
+    def _is_needed(self, ncp: Automaton) -> bool:
+        return ncp.PROTOCOL in NETWORKS or (ncp.PROTOCOL == CCP_PROTOCOL and self.encryption.required)
+
     def _is_open(self, protocol: int) -> bool:
         ncp = self.ncps.get(protocol)
         return ncp is not None and ncp.state == OPENED
 
     def _settle(self, layer: Automaton) -> None:
         """A layer opened, or is open no more: say whether the link is up, and what is in force."""
-        if any(self._is_open(protocol) for protocol in NETWORKS):
+        encrypted = self._is_open(CCP_PROTOCOL) or not self.encryption.required
+        if encrypted and any(self._is_open(protocol) for protocol in NETWORKS):
             self._link_up()
-        elif self._up:
-            self._up = False
+        elif self._said is not None:
+            self._said = None
             self._events.append(LinkReset(layer.NAME))
 
     def _link_up(self) -> None:
         lcp, ipcp = self.lcp, self.ipcp if self._is_open(IPCP_PROTOCOL) else None
-        self._open_by, self._up = None, True
+        cipher = self.ccp.cipher if self.ccp and self._is_open(CCP_PROTOCOL) else None
+        self._open_by = None
         theirs = lcp.theirs
-        self._events.append(LinkUp(
+        link = LinkUp(
             user=self.user, method=lcp.method,
             local_address=ipcp.local_address if ipcp else NOWHERE, remote_address=ipcp.remote_address if ipcp else NOWHERE,
-            mtu=min(self.settings.mtu, lcp.peer_mru), mru=lcp.mru, accm=theirs.get(ACCM, 0xFFFFFFFF),
-            pfc=PFC in theirs, acfc=ACFC in theirs, our_magic=lcp.magic, peer_magic=theirs.get(MAGIC, 0), dns=ipcp.dns if ipcp else ()))
+            mtu=min(self.settings.mtu, lcp.peer_mru) - (MPPE_HEADER if cipher and cipher.send else 0), mru=lcp.mru,
+            accm=theirs.get(ACCM, 0xFFFFFFFF),
+            pfc=PFC in theirs, acfc=ACFC in theirs, our_magic=lcp.magic, peer_magic=theirs.get(MAGIC, 0), dns=ipcp.dns if ipcp else (),
+            cipher=cipher)
+        if link != self._said:
+            self._said = link
+            self._events.append(link)
 
     def _wind_up(self) -> None:
         """LCP says goodbye and nothing else runs; its own timer ends it."""

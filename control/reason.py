@@ -7,6 +7,6 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Reason:
     """Who asks what went wrong reads `text`; who counts reads `stage` and `code`."""
-    stage: str   # tunnel | call | lcp | authentication | ipcp | link | admin
+    stage: str   # tunnel | call | lcp | authentication | ccp | ipcp | link | admin
     code: str    # a short stable word: peer-terminated, bad-password, no-echo, loop, timeout, ...
     text: str    # one clear sentence

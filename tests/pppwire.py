@@ -6,6 +6,7 @@ from ipaddress import IPv4Address
 from random import Random
 
 from headrace.control.auth import Accept, AuthRequest, Reject, verify
+from headrace.control.mppe import IN_CLEAR, keys_of
 from headrace.control.ppp import PPP, LinkSettings, LinkUp
 
 LOCAL, REMOTE = IPv4Address("10.67.0.1"), IPv4Address("10.67.3.4")
@@ -17,9 +18,10 @@ CLIENT = LinkSettings(user="User", password=PASSWORD, authentication=("mschap2",
 
 
 class Wire:
-    """`server` answers its AuthRequests from PASSWORD; `seen` keeps the events of both by role."""
+    """`server` answers its AuthRequests from PASSWORD, with `policy` for encryption; `seen` keeps the events of both by role."""
 
-    def __init__(self, server=SERVER, client=CLIENT, seed=1, **changes):
+    def __init__(self, server=SERVER, client=CLIENT, seed=1, policy=IN_CLEAR, **changes):
+        self.policy = policy
         self.server = PPP("server", replace(server, **changes), Random(seed))
         self.client = PPP("client", client, Random(seed + 1))
         self.seen = {"server": [], "client": []}
@@ -41,7 +43,8 @@ class Wire:
                     self.seen[name].append(event)
                     if isinstance(event, AuthRequest):
                         proof = verify(event, PASSWORD)
-                        verdict = Reject() if proof is None else Accept(LOCAL, REMOTE, DNS, WINS, proof)
+                        verdict = Reject() if proof is None else Accept(LOCAL, REMOTE, DNS, WINS, proof, self.policy,
+                                                                               keys_of(event, PASSWORD, server=True))
                         machine.authenticated(verdict, self.now, event)
             for protocol, packet in machine.outgoing():
                 self.sent[name].append((protocol, packet))
