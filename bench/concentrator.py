@@ -6,11 +6,9 @@
 """
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..control.client import Client, ClientError
 from .lab import LabError, Namespace, end, runtime
 
 INSIDE = "10.67.0.1"                    # its own inner address; sessions have others of the same pool
@@ -56,19 +55,6 @@ def toml(table: dict[str, Any], path: str = "") -> str:
     return text + "".join(toml(value, f"{path}.{key}" if path else key) for key, value in table.items() if isinstance(value, dict))
 
 
-class API(http.client.HTTPConnection):
-    """HTTP over the concentrator's Unix socket."""
-
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self.path))
-
-
 class Concentrator:
     """Started and answering once constructed; `stop` ends it and takes its files away."""
 
@@ -99,7 +85,7 @@ class Concentrator:
             raise LabError(f"headrace serve ended with status {self.process.returncode}: {self.last_words()}")
         try:
             self.get("stats")
-        except (OSError, http.client.HTTPException):
+        except ClientError:
             return False
         return True
 
@@ -117,16 +103,7 @@ class Concentrator:
 
     def get(self, path: str, timeout: float = 30) -> Any:
         """GET /v1/<path>, decoded."""
-        api = API(self.run_dir / "api.sock", timeout)
-        try:
-            api.request("GET", f"/v1/{path}")
-            response = api.getresponse()
-            body = response.read()
-        finally:
-            api.close()
-        if response.status != 200:
-            raise LabError(f"GET /v1/{path}: {response.status} {body!r}")
-        return json.loads(body)
+        return Client(self.run_dir, timeout).request("GET", *path.split("/"))
 
     def pids(self) -> dict[str, int]:
         """The process of each role."""

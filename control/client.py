@@ -13,9 +13,11 @@ class ClientError(Exception):
     """Why there is no answer, in one sentence."""
 
 
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=30)
+class Connection(http.client.HTTPConnection):
+    """HTTP over the Unix socket at path."""
+
+    def __init__(self, path: Path, timeout: float = 30) -> None:
+        super().__init__("localhost", timeout=timeout)
         self.path = path
 
     def connect(self) -> None:
@@ -25,12 +27,12 @@ class _Connection(http.client.HTTPConnection):
 
 
 class Client:
-    def __init__(self, run_dir: Path) -> None:
-        self.path = run_dir / "api.sock"
+    def __init__(self, run_dir: Path, timeout: float = 30) -> None:
+        self.path, self.timeout = run_dir / "api.sock", timeout
 
     def request(self, method: str, *path: str) -> Any:
         """What the concentrator answers, decoded."""
-        connection = _Connection(self.path)
+        connection = Connection(self.path, self.timeout)
         try:
             connection.request(method, "/v1/" + "/".join(quote(part, safe="") for part in path))
             response = connection.getresponse()

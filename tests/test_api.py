@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fake import REFUSALS, Fake, answering, row
 from headrace.control import metrics
-from headrace.control.client import Client, ClientError, _Connection
+from headrace.control.client import Client, ClientError, Connection
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def fake(place) -> Iterator[Fake]:
 
 
 def ask(place: Path, method: str, path: str) -> tuple[int, str, str]:
-    connection: http.client.HTTPConnection = _Connection(place / "api.sock")
+    connection: http.client.HTTPConnection = Connection(place / "api.sock")
     connection.request(method, path)
     response = connection.getresponse()
     body = response.read().decode()

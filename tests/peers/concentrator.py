@@ -12,12 +12,13 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+
+from headrace.control.client import Connection
 
 from peers.lab import PASSWORD, Lab, until
 
@@ -46,19 +47,6 @@ def toml(table: dict[str, Any], path: str = "") -> str:
         if isinstance(value, dict):
             text += toml(value, f"{path}.{key}" if path else key)
     return text
-
-
-class API(http.client.HTTPConnection):
-    """HTTP over the API's Unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=5)
-        self.path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self.path))
 
 
 class Concentrator:
@@ -106,7 +94,7 @@ class Concentrator:
 
     def get(self, path: str) -> Any:
         """GET /v1/<path>, decoded."""
-        api = API(self.run_dir / "api.sock")
+        api = Connection(self.run_dir / "api.sock", timeout=5)
         try:
             api.request("GET", f"/v1/{path}")
             response = api.getresponse()
