@@ -124,7 +124,8 @@ class Concentrator:
             for event in service.events(now):
                 happened = True
                 self.sessions.service_event(service, event, now)
-        self.sessions.start_waiting(now)
+        if self.sessions.waiting:
+            self.sessions.start_waiting(now)
         return happened
 
     def shut_down(self, now: float) -> None:

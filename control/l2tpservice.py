@@ -61,9 +61,12 @@ class L2tp(Service):
     # -- what a machine does
 
     def events(self, now: float) -> list[Event]:
-        slot = self.core.tables.slot
         said: list[Event] = []
-        for event in self.endpoint.events():
+        events = self.endpoint.events()
+        if not events:
+            return said
+        slot = self.core.tables.slot
+        for event in events:
             if isinstance(event, CallOpening):
                 said.append(Opening(slot(event.tunnel_id, event.session_id), event, event.path.worker))
             elif isinstance(event, CallUp):
