@@ -11,6 +11,7 @@ round for ever. Reset-Request says that the peer lost track of what we encrypt.
 """
 from __future__ import annotations
 
+from collections.abc import Iterable
 from random import Random
 from typing import Any
 
@@ -33,6 +34,12 @@ OPTIONAL_TRIES = 3      # Configure-Requests to a peer that may have no encrypti
 def strengths(value: int) -> list[int]:
     """The strengths that an option names, the strongest first."""
     return [bits for bits in STRENGTHS if value & FLAG[bits]]
+
+
+def choice(bits: Iterable[int]) -> str:
+    """128, 56 or 40."""
+    *first, last = map(str, sorted(bits, reverse=True))
+    return f"{', '.join(first)} or {last}" if first else last
 
 
 class CCP(Automaton):
@@ -71,10 +78,6 @@ class CCP(Automaton):
         """An option that names these strengths; stateless too unless policy lets it be."""
         return sum(FLAG[each] for each in bits) | (STATELESS if stateless or not self.policy.stateful else 0)
 
-    @property
-    def _allowed(self) -> str:
-        return " or ".join(map(str, sorted(self.policy.strengths, reverse=True)))
-
     def _refused(self, text: str, now: float) -> None:
         self.link.close(Reason("ccp", "no-encryption", f"{text}, and use-encryption is require"), now)
 
@@ -88,7 +91,7 @@ class CCP(Automaton):
         if not self.policy.required:
             return None if asked else 0
         if asked:
-            self._refused(f"the peer offers MPPE of {' or '.join(map(str, asked))} bits, not of {self._allowed}", now)
+            self._refused(f"the peer offers MPPE of {choice(asked)} bits, not of {choice(self.policy.strengths)}", now)
         elif self._failures >= self.settings.max_failure:
             self._refused("the peer goes on asking for no encryption", now)
         else:
@@ -117,7 +120,7 @@ class CCP(Automaton):
     def _do_without(self, now: float) -> None:
         del self.ours[MPPE]
         if self.policy.required:
-            self._refused(f"the peer does not agree to MPPE of {self._allowed} bits", now)
+            self._refused(f"the peer does not agree to MPPE of {choice(self.policy.strengths)} bits", now)
 
     def _judge_all(self, data: bytes, now: float) -> tuple[int, bytes]:
         code, answer = super()._judge_all(data, now)
@@ -162,7 +165,8 @@ class CCP(Automaton):
 
     def unusable(self, what: str) -> None:
         if self.policy.required:
-            self.link.ending(Reason("ccp", "no-encryption", f"the peer rejected {what} of CCP, and use-encryption is require"))
+            how = "does not speak CCP" if what == "the protocol" else f"rejected {what} of CCP"
+            self.link.ending(Reason("ccp", "no-encryption", f"the peer {how}, and use-encryption is require"))
 
     # Codes beyond the automaton's
 

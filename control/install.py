@@ -2,7 +2,7 @@
 
     Opening     -> open     the record is published OPENING: all PPP is punted
     Up          -> sequence when the peer wants data numbered
-    LinkUp      -> up       template, address, OPEN; before the last Configure-Ack leaves
+    LinkUp      -> up       template, address, keys, OPEN; before the last Configure-Ack leaves
     LinkReset   -> reset    OPENING again
     Down        -> close    RETIRED, its address taken out of the index
 """
@@ -18,6 +18,7 @@ from ..fastpath.table import ConfigFlag, State
 from .address import mapped
 from .l2tpevents import CallOpening, TunnelState
 from .link import LinkUp
+from .mppe import Cipher
 
 L2TP_DATA, L2TP_SEQUENCED = 0x0002, 0x0802      # flags and version of a data message (RFC 2661 section 3.1)
 TCP_IP = 40                                     # octets of the headers that an MSS leaves out
@@ -62,13 +63,26 @@ class Installer:
             flags |= ConfigFlag.CONFIG_COPY_DSCP
         if sequenced:
             flags |= ConfigFlag.CONFIG_SEQUENCED
+        if link.cipher:
+            flags |= self.encrypt(slot, link.cipher)
         self.tables.configure(slot, flags=flags, tos=int(dscp) << 2 if dscp != "inherit" else 0, mtu=link.mtu, mss=link.mtu - TCP_IP,
                               keepalive=min(65535, round(keepalive * 10)),
                               address=mapped(link.remote_address), gateway=mapped(link.local_address), our_magic=link.our_magic,
                               peer_magic=link.peer_magic,
                               **template(kind, call, sequenced=sequenced, acfc=link.acfc, pfc=link.pfc))
+        if not link.cipher:
+            self.tables.clear_cipher(slot)
         self.tables.insert(mapped(link.remote_address), SINGLE, slot)
         self.tables.set_state(slot, State.OPEN)
+
+    def encrypt(self, slot: int, cipher: Cipher) -> int:
+        """Both directions' start keys, in force with the next configuration and its flags, which are returned."""
+        receive, send = cipher.receive or cipher.send, cipher.send or cipher.receive
+        assert receive and send                 # a cipher has one of them at least
+        self.tables.set_cipher(slot, bits=send.bits, send_key=send.key, receive_key=receive.key,
+                               send_stateless=send.stateless, receive_stateless=receive.stateless)
+        return ((ConfigFlag.CONFIG_ENCRYPT if cipher.send else 0) | (ConfigFlag.CONFIG_DECRYPT if cipher.receive else 0)
+                | (ConfigFlag.CONFIG_REQUIRE if cipher.required else 0))
 
     def reset(self, slot: int, address: IPv4Address | None) -> None:
         """User data stops until the link is up again."""

@@ -67,6 +67,11 @@ class LinkUp:
     dns: tuple[IPv4Address, ...]    # server: given to the peer; client: given to us
     cipher: Cipher | None = None    # None: all in clear
 
+    @property
+    def encoding(self) -> str:
+        """As `sessions` and `monitor` show it; "" without encryption."""
+        return self.cipher.encoding if self.cipher else ""
+
 
 @dataclass(frozen=True, slots=True)
 class LinkReset:

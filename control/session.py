@@ -55,8 +55,8 @@ class Session:
         return {
             "name": self.label, "user": self.user, "service": self.service.name, "caller-id": self.caller_id,
             "address": str(self.address) if self.address else "", "uptime": round(now - self.up_since) if self.up_since else 0,
-            "idle-time": max(0, round(now - max(last_user * TICK_SECONDS, self.up_since or now))), "encoding": "",
-            "mtu": link.mtu if link else 0, "mru": link.mru if link else 0,
+            "idle-time": max(0, round(now - max(last_user * TICK_SECONDS, self.up_since or now))),
+            "encoding": link.encoding if link else "", "mtu": link.mtu if link else 0, "mru": link.mru if link else 0,
             "rx-bytes": rx_bytes, "tx-bytes": tx_bytes, "rx-packets": rx_packets, "tx-packets": tx_packets, "state": self.state}
 
     def details(self, tables: Any, now: float) -> dict[str, Any]:

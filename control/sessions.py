@@ -222,8 +222,9 @@ class Sessions(dict[int, Session]):
         if not session.up_since:
             self.starting -= 1
             session.up_since = now
+        news = f"up, address {session.address}, {event.method}" if session.link is None else "still up"
         session.link, session.state = event, "open"
-        log.info("%s: up, address %s, %s, mtu %d, mru %d", session.name, session.address, event.method, event.mtu, event.mru)
+        log.info("%s: %s, mtu %d, mru %d, %s", session.name, news, event.mtu, event.mru, event.encoding or "not encrypted")
 
     def link_reset(self, session: Session, event: LinkReset, now: float) -> None:
         self.installer.reset(session.slot, session.address)
@@ -273,7 +274,7 @@ class Sessions(dict[int, Session]):
                      reason.text, rx_bytes, rx_packets, tx_bytes, tx_packets)
         else:
             self.say(logging.WARNING, now, "%s: user %r from %s did not come up: %s", label, session.user, session.caller_id, reason.text)
-        if not session.up_since or reason.stage == "authentication":
+        if not session.up_since or reason.stage in ("authentication", "ccp"):
             self.failures.add(session.service.name, session.user, session.caller_id, reason)
         for told in session.watchers:
             told()

@@ -77,8 +77,8 @@ def test_policies_that_agree(server, client, encoding):
 
 
 @pytest.mark.parametrize("server, client, end, says", [
-    (REQUIRE, IN_CLEAR, "server", "the peer rejected the protocol of CCP, and use-encryption is require"),
-    (IN_CLEAR, REQUIRE, "client", "the peer rejected the protocol of CCP, and use-encryption is require"),
+    (REQUIRE, IN_CLEAR, "server", "the peer does not speak CCP, and use-encryption is require"),
+    (IN_CLEAR, REQUIRE, "client", "the peer does not speak CCP, and use-encryption is require"),
     (STRONG, Policy("yes", (40,)), "server", "the peer offers MPPE of 40 bits, not of 128, and use-encryption is require"),
     (Policy("yes", (56, 40)), STRONG, "client", "the peer offers MPPE of 56 or 40 bits, not of 128, and use-encryption is require"),
 ])

@@ -8,9 +8,10 @@ from headrace.control.address import mapped, shown
 from headrace.control.install import Installer, template
 from headrace.control.l2tpevents import CallOpening, Path
 from headrace.control.link import LinkUp
+from headrace.control.mppe import Cipher, Way
 from headrace.fastpath import table
 from headrace.fastpath.packet import Kind
-from headrace.fastpath.table import State
+from headrace.fastpath.table import ConfigFlag, State
 from scapy.layers.l2tp import L2TP
 
 PATH = Path(0, mapped(bytes((10, 0, 0, 1))), 1701, mapped(bytes((10, 0, 0, 2))), 40000, 3)
@@ -57,6 +58,41 @@ def test_the_life_of_a_record(tables):
         assert tables.state(slot) == State.OPENING and tables.lookup(mapped(address)) == 0
     installer.close(slot, None)
     assert tables.state(slot) == State.RETIRED and tables.generation(slot) == generation
+
+
+RECEIVE, SEND = Way(128, True, b"what is received"), Way(128, False, b"and what is sent")
+ENCRYPT, DECRYPT, REQUIRE = ConfigFlag.CONFIG_ENCRYPT, ConfigFlag.CONFIG_DECRYPT, ConfigFlag.CONFIG_REQUIRE
+
+
+@pytest.mark.parametrize("cipher, flags", [
+    (Cipher(RECEIVE, SEND, True), ENCRYPT | DECRYPT | REQUIRE), (Cipher(RECEIVE, SEND, False), ENCRYPT | DECRYPT),
+    (Cipher(None, SEND, False), ENCRYPT), (Cipher(RECEIVE, None, False), DECRYPT),
+    (Cipher(Way(40, True, b"eight oc"), Way(40, True, b"and more"), False), ENCRYPT | DECRYPT)])
+def test_encryption_comes_and_goes(tables, tmp_path, cipher, flags):
+    """It is in force with the record, or later and without taking it out of force; keys that serve no more are wiped."""
+    seen = []
+
+    class Watched:
+        def __getattr__(self, name):
+            return getattr(tables, name)
+
+        def configure(self, slot, **config):
+            seen.append(config["flags"] & (ENCRYPT | DECRYPT | REQUIRE))
+            tables.configure(slot, **config)
+    installer, up = Installer(Watched()), {"sequenced": False, "clamp": True, "keepalive": 30.0, "dscp": "inherit"}
+    slot, _ = installer.open(Kind.KIND_L2TP, CALL, 0)
+
+    def kept():
+        content = (tmp_path / "t").read_bytes()
+        return [way.key in content for way in (cipher.receive, cipher.send) if way]
+    for link, found in ((LINK, 0), (replace(LINK, cipher=cipher), flags), (LINK, 0), (replace(LINK, cipher=cipher), flags)):
+        installer.up(slot, Kind.KIND_L2TP, CALL, link, **up)
+        tables.beat(1)
+        assert tables.state(slot) == State.OPEN and seen[-1] == found
+        assert kept() == [bool(found)] * len(kept())
+    installer.close(slot, LINK.remote_address)
+    tables.beat(2)
+    assert not any(kept())
 
 
 def test_a_former_life_is_swept(tables):

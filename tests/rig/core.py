@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from heapq import heappop, heappush
 from pathlib import Path as File
 from random import Random
@@ -14,6 +15,7 @@ from headrace.control.address import mapped
 from headrace.control.concentrator import Concentrator
 from headrace.control.l2tp import CallDown, CallOpening, CallUp, Endpoint, Path, Settings, TunnelDown
 from headrace.control.link import LinkDown, LinkSettings, LinkUp
+from headrace.control.mppe import IN_CLEAR, Policy
 from headrace.control.ppp import PPP
 from headrace.control.reason import Reason
 from headrace.control.settings import Config
@@ -46,9 +48,9 @@ def configuration(**changes: Any) -> Config:
 class Subscriber:
     """One call of a LAC with a PPP client on it."""
 
-    def __init__(self, lac: Lac, user: str, password: str, method: str) -> None:
+    def __init__(self, lac: Lac, user: str, password: str, method: str, encryption: Policy) -> None:
         self.lac, self.session_id = lac, 0
-        self.settings = LinkSettings(user=user, password=password, authentication=(method,) if method else METHODS)
+        self.settings = LinkSettings(user=user, password=password, authentication=(method,) if method else METHODS, encryption=encryption)
         self.ppp: PPP | None = None
         self.far: tuple[int, int] | None = None     # the concentrator's ids
         self.link: LinkUp | None = None
@@ -59,7 +61,7 @@ class Subscriber:
     def renegotiate(self, user: str = "", password: str = "") -> None:
         """Begin with LCP again, perhaps as somebody else: a new client on the same call."""
         if user:
-            self.settings = LinkSettings(user=user, password=password, authentication=self.settings.authentication)
+            self.settings = replace(self.settings, user=user, password=password)
         self.ppp = PPP("client", self.settings, self.lac.rig.random)
         self.ppp.open(self.lac.rig.now)
 
@@ -83,8 +85,8 @@ class Lac:
         self.down: Reason | None = None
         self.tunnel_id = self.endpoint.dial(self.path, rig.now)
 
-    def call(self, user: str = "joe", password: str = "1", method: str = "", **details: Any) -> Subscriber:
-        subscriber = Subscriber(self, user, password, method)
+    def call(self, user: str = "joe", password: str = "1", method: str = "", encryption: Policy = IN_CLEAR, **details: Any) -> Subscriber:
+        subscriber = Subscriber(self, user, password, method, encryption)
         subscriber.session_id = self.endpoint.place_call(self.tunnel_id, self.rig.now, **details)
         self.calls[subscriber.session_id] = subscriber
         return subscriber
