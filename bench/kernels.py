@@ -44,7 +44,7 @@ ROUNDS = 7
 PEER, PEER_PORT = bytes(10) + b"\xff\xff\xc0\x00\x02\x01", 1701
 FAR = IPv4Address("198.51.100.1")
 FIRST = IPv4Address("10.64.0.2")
-CLAMP, COPY_DSCP = table.ConfigFlag.CONFIG_CLAMP_MSS, table.ConfigFlag.CONFIG_COPY_DSCP
+FLAGS = table.ConfigFlag.CONFIG_IP | table.ConfigFlag.CONFIG_CLAMP_MSS | table.ConfigFlag.CONFIG_COPY_DSCP
 TICKS = 300                     # keepalive 30 s
 
 
@@ -94,7 +94,7 @@ class World:
             head = struct.pack("!HHH", 2, tunnel, session)
             settings = {"template": head + b"\xff\x03\x00\x21", "ppp_at": len(head)}
             slot, _ = self.tables.publish(Kind.KIND_L2TP, tunnel, session, 0, (0, PEER, PEER_PORT, PEER, PEER_PORT), flags=0, **settings)
-            self.tables.configure(slot, flags=CLAMP | COPY_DSCP, mtu=MTU, mss=MTU - 40, address=mapped(address), gateway=mapped(FAR),
+            self.tables.configure(slot, flags=FLAGS, mtu=MTU, mss=MTU - 40, address=mapped(address), gateway=mapped(FAR),
                                   keepalive=TICKS, our_magic=1, peer_magic=2, **settings)
             self.tables.insert(mapped(address), 128, slot)
             self.tables.set_state(slot, table.State.OPEN)

@@ -58,7 +58,7 @@ class Installer:
 
     def up(self, slot: int, kind: Kind, call: Any, link: LinkUp, *, sequenced: bool, clamp: bool, keepalive: float,
            dscp: int | str) -> None:
-        flags = ConfigFlag.CONFIG_CLAMP_MSS if clamp else 0
+        flags = ConfigFlag.CONFIG_IP | (ConfigFlag.CONFIG_CLAMP_MSS if clamp else 0)
         if dscp == "inherit":
             flags |= ConfigFlag.CONFIG_COPY_DSCP
         if sequenced:

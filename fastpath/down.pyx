@@ -10,21 +10,22 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from .bytes cimport load_key
+from .bytes cimport load16, load_key
 from .cut cimport Cutter, cut_begin, cut_next, finish_checksum
 from .encap cimport push_template, put_template
 from .fragment cimport Fragmenter, fragment_begin, fragment_next
 from .icmp cimport icmp_too_big
-from .ip cimport TCP_HEADER, read_headers
+from .ip cimport IP4_DESTINATION, IP4_TOS, IP6_DESTINATION, TCP_HEADER, read_headers
 from .mss cimport clamp_mss
-from .packet cimport (DROP_IP, DROP_NO_ROUTE, DROP_NOT_OPEN, DROP_RING, DROP_SEGMENT, DROP_TOO_BIG, DROP_WIRE, FLAG_CSUM, FLAG_DF, FLAG_V6,
+from .packet cimport (DROP_IP, DROP_NO_ROUTE, DROP_NOT_OPEN, DROP_RING, DROP_SCOPE, DROP_SEGMENT, DROP_TOO_BIG, DROP_WIRE, FLAG_CSUM, FLAG_DF, FLAG_V6,
                       FRAGMENTED, HANDED, PASS, TOO_BIG, Packet, Verdict)
 from .port cimport count, full, push, scratch, transmit
 from .ring cimport lend
+from .scope cimport of_link
 from .stage cimport STAGE_COLLECT, STAGE_ENCAP, STAGE_LOOP, STAGE_RING, STAGE_ROUTE, carried, enter, in_kernel, out_of_kernel
 from .sys cimport (VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, iovec, load_acquire8, load_acquire32, poison, prefetch, read,
                    unpoison, virtio_net_hdr, writev)
-from .table cimport CONFIG_CLAMP_MSS, CONFIG_COPY_DSCP, OPEN, Config, Session, by_address, config_of, prefetch_address, prefetch_down
+from .table cimport CONFIG_CLAMP_MSS, CONFIG_COPY_DSCP, CONFIG_IP, OPEN, Config, Session, by_address, config_of, prefetch_address, prefetch_down
 from .worker cimport ARENA, ARENAS, HEADROOM, Out, Worker
 
 cdef enum:
@@ -136,10 +137,18 @@ cdef void route(Worker* w) noexcept nogil:
     for i in range(w.count):
         p = &w.batch[i]
         p.slot = 0
-        if not read_headers(p) or p.flags & FLAG_V6:
+        if not read_headers(p):
             drop(w, p, DROP_IP)
             continue
-        load_key(p.data + (24 if p.flags & FLAG_V6 else 16), p.flags & FLAG_V6, keys[i])
+        if p.flags & FLAG_V6:
+            load_key(p.data + IP6_DESTINATION, True, keys[i])
+            if keys[i][0] == 0 or of_link(p.data):
+                drop(w, p, DROP_SCOPE)
+                continue
+            p.outer_tos = <uint8_t>(load16(p.data) >> 4)
+        else:
+            load_key(p.data + IP4_DESTINATION, False, keys[i])
+            p.outer_tos = p.data[IP4_TOS]
         if i == 0 or keys[i][1] != keys[i - 1][1] or keys[i][0] != keys[i - 1][0]:
             prefetch_address(w.table, keys[i])
     for i in range(w.count):
@@ -167,13 +176,12 @@ cdef void route(Worker* w) noexcept nogil:
         else:
             p.config = config_of(s)
             prefetch(p.config)
-            p.outer_tos = 0
 
 
 cdef inline uint32_t segment_length(const Packet* p) noexcept nogil:
     """Octets of the largest IP packet that this becomes: of its first segment, when it is a super-packet."""
     cdef uint32_t headers
-    if p.segment_size == 0 or p.length < p.ip_length + TCP_HEADER:
+    if p.segment_size == 0 or p.length < <uint32_t>(p.ip_length + TCP_HEADER):
         return p.length
     headers = p.ip_length + (8 if p.transport != IPPROTO_TCP else (p.data[p.ip_length + 12] >> 4) * 4)
     return headers + p.segment_size if headers + p.segment_size < p.length else p.length
@@ -189,6 +197,9 @@ cdef void encap(Worker* w) noexcept nogil:
         if p.verdict != PASS:
             continue
         s = p.session
+        if not p.config.flags & CONFIG_IP << (p.flags & FLAG_V6 != 0):         # CONFIG_IPV6 is the bit above
+            drop(w, p, DROP_NOT_OPEN)
+            continue
         if p.transport == IPPROTO_TCP and p.config.flags & CONFIG_CLAMP_MSS:
             clamp_mss(p, p.config.mss)
         if segment_length(p) > p.config.mtu:
@@ -204,7 +215,7 @@ cdef void encap(Worker* w) noexcept nogil:
 
 cdef inline uint16_t outer_tos(const Packet* p) noexcept nogil:
     """The inner DSCP, or the session's setting; ECN is the inner one (RFC 6040 section 4.1, normal mode)."""
-    return p.data[1] if p.config.flags & CONFIG_COPY_DSCP else p.config.tos | p.data[1] & 3
+    return p.outer_tos if p.config.flags & CONFIG_COPY_DSCP else p.config.tos | p.outer_tos & 3
 
 
 cdef inline void single(Worker* w, Packet* p) noexcept nogil:
@@ -214,7 +225,7 @@ cdef inline void single(Worker* w, Packet* p) noexcept nogil:
     cdef uint8_t* head
     if full(w.out):
         transmit(w)
-    head = push_template(p.data, s, c)
+    head = push_template(p.data, s, c, p.flags & FLAG_V6)
     push(w.out, &s.path, s, outer_tos(p), 1, head, c.template_length + p.length, NULL, 0)
     s.tx_packets += 1
     s.tx_bytes += p.length
@@ -237,7 +248,7 @@ cdef void cut(Worker* w, Packet* p) noexcept nogil:
         if full(w.out):
             transmit(w)
         head = scratch(w.out)
-        inner = put_template(head, s, p.config)
+        inner = put_template(head, s, p.config, p.flags & FLAG_V6)
         length = cut_next(&c, inner, &payload, &payload_length)
         push(w.out, &s.path, s, tos, 1, head, <size_t>(inner - head) + length, payload, payload_length)
         s.tx_bytes += length + payload_length
@@ -247,6 +258,7 @@ cdef void cut(Worker* w, Packet* p) noexcept nogil:
 cdef void too_big(Worker* w, Packet* p) noexcept nogil:
     """Larger than the session takes: the sender is told, or the packet is cut into IP fragments; never dropped in silence."""
     cdef uint8_t answer[ICMP_ROOM]
+    cdef uint8_t gateway[16]
     cdef virtio_net_hdr v
     cdef iovec iov[2]
     cdef int n
@@ -257,7 +269,13 @@ cdef void too_big(Worker* w, Packet* p) noexcept nogil:
         drop(w, p, DROP_TOO_BIG)
         return
     w.icmp_tokens -= 1
-    n = icmp_too_big(p, p.config.mtu, p.config.gateway, answer, ICMP_ROOM)
+    if p.flags & FLAG_V6:
+        memcpy(gateway, p.config.gateway6, 16)
+    else:
+        memset(gateway, 0, 10)
+        memset(gateway + 10, 0xFF, 2)
+        memcpy(gateway + 12, p.config.gateway, 4)
+    n = icmp_too_big(p, p.config.mtu, gateway, answer, ICMP_ROOM)
     if n <= 0:
         drop(w, p, DROP_TOO_BIG)
         return
@@ -307,7 +325,7 @@ cdef void send_fragments(Worker* w, Packet* p, const uint8_t* ip, size_t n) noex
         if full(w.out):
             transmit(w)
         head = scratch(w.out)
-        inner = put_template(head, s, p.config)
+        inner = put_template(head, s, p.config, False)
         length = fragment_next(&f, inner, &payload, &payload_length)
         push(w.out, &s.path, s, outer_tos(p), 1, head, <size_t>(inner - head) + length, payload, payload_length)
         s.tx_packets += 1
@@ -319,7 +337,6 @@ cdef void down_handed(Worker* w) noexcept nogil:
     cdef int i
     for i in range(w.count):
         w.batch[i].config = config_of(w.batch[i].session)
-        w.batch[i].outer_tos = 0
     enter(w, STAGE_ENCAP, w.count)
     encap(w)
     enter(w, STAGE_RING, 0)

@@ -42,8 +42,8 @@ cdef enum:
 cdef inline int icmp_too_big(Packet* p, uint16_t mtu, const uint8_t* gateway16, uint8_t* out, size_t room) noexcept nogil:
     """Write to out the answer to p, whose headers were read; return its length, or 0: none may be sent, or room is too small.
 
-    Its source is gateway16, an IPv6 address or ::ffff:a.b.c.d, which must be of p's family. Of a super-packet its first segment
-    is quoted.
+    Its source is gateway16, an IPv6 address or ::ffff:a.b.c.d, which must be of p's family; 16 zeros are none. Of a super-packet
+    its first segment is quoted.
     """
     if p.flags & FLAG_V6:
         return packet_too_big(p, mtu, gateway16, out, room)
@@ -138,7 +138,7 @@ cdef inline int packet_too_big(Packet* p, uint16_t mtu, const uint8_t* gateway16
     cdef size_t n = IP6_HEADER + ICMP_HEADER
     if room > ANSWER6:
         room = ANSWER6
-    if room < n + p.ip_length + 8 or is_mapped(gateway16) or not may_answer6(p):
+    if room < n + p.ip_length + 8 or word64(gateway16) == 0 or not may_answer6(p):
         return 0
     n = quote(p, out + n, room - n)
     if not n:

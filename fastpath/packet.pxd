@@ -36,6 +36,8 @@ cpdef enum Verdict:
     DROP_SEQUENCE         # a duplicate, or later than its successor
     DROP_IP               # not a well-formed IP packet
     DROP_SPOOF            # an inner source address that is not the session's
+    DROP_SCOPE            # IPv6 that stays on its link, and that control does not answer
+    DROP_SOLICIT          # more solicitations, echoes or DHCPv6 than control takes
     DROP_ECN              # congestion experienced outside, not ECN-capable inside (RFC 6040)
     DROP_NO_ROUTE         # no session has the inner destination
     DROP_TOO_BIG          # too large, and the ICMP answer was over its rate, or not allowed
@@ -69,7 +71,7 @@ cdef struct Packet:
     uint8_t transport     # IPPROTO_* behind it
     uint8_t flags
     uint8_t verdict
-    uint8_t outer_tos     # TOS octet of the datagram it came in
+    uint8_t outer_tos     # up: TOS octet of the datagram it came in; down: the inner one, or traffic class, to be inherited
     uint8_t buffer        # index of the receive buffer it lies in
     uint32_t message      # index of its datagram's description (addresses), or its L2TP Ns
     uint16_t protocol     # PPP protocol number

@@ -24,17 +24,19 @@ class Verdict(IntEnum):
     DROP_SEQUENCE = 16
     DROP_IP = 17
     DROP_SPOOF = 18
-    DROP_ECN = 19
-    DROP_NO_ROUTE = 20
-    DROP_TOO_BIG = 21
-    DROP_SEGMENT = 22
-    DROP_RING = 23
-    DROP_NO_TUNNEL = 24
-    DROP_RATE = 25
-    DROP_PUNT = 26
-    DROP_INNER = 27
-    DROP_WIRE = 28
-    VERDICTS = 29
+    DROP_SCOPE = 19
+    DROP_SOLICIT = 20
+    DROP_ECN = 21
+    DROP_NO_ROUTE = 22
+    DROP_TOO_BIG = 23
+    DROP_SEGMENT = 24
+    DROP_RING = 25
+    DROP_NO_TUNNEL = 26
+    DROP_RATE = 27
+    DROP_PUNT = 28
+    DROP_INNER = 29
+    DROP_WIRE = 30
+    VERDICTS = 31
 
 class Flag(IntEnum):
     FLAG_CSUM = 1

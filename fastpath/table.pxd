@@ -17,7 +17,8 @@ from .sys cimport load_acquire8, prefetch, prefetch_write
 cdef enum:
     LAYOUT = 2                # of this page; another one's sessions cannot be adopted
     TEMPLATE = 64             # octets of an encapsulation template
-    LENGTHS = 16              # prefix lengths in use at once
+    LENGTHS = 16              # prefix lengths in use at once, IPv4
+    LENGTHS6 = 32             # and IPv6
     TUNNELS = 65536
     COUNTERS = 64             # room for verdicts in a worker's record
     STAGES = 32               # room for stage timers
@@ -34,6 +35,8 @@ cpdef enum ConfigFlag:
     CONFIG_CLAMP_MSS = 2
     CONFIG_SEQUENCED = 4      # L2TP data carries Ns, both ways
     CONFIG_COPY_DSCP = 8      # the outer DSCP is the inner one (RFC 2983); ECN always is (RFC 6040 section 4.1)
+    CONFIG_IP = 16            # IPCP is open: IPv4 is user data
+    CONFIG_IPV6 = 32          # IPV6CP is open: IPv6 is
     CONFIG_ENCRYPT = 256      # user data leaves encrypted (RFC 3078)
     CONFIG_DECRYPT = 512      # encrypted packets are understood
     CONFIG_REQUIRE = 1024     # and nothing else: user data in clear passes neither way
@@ -62,12 +65,15 @@ cdef struct Config:           # 128 octets
     uint16_t mss              # to which TCP's MSS is clamped, IPv4; IPv6 gets 20 less
     uint16_t keepalive        # ticks of silence before echoes are sent; 0: never
     uint16_t cipher           # generation of the keys in force; 0: none
-    uint8_t address[16]       # the inner address that it owns (others: by_address)
+    # what it owns, as half of load_key's key, 0: none; what else it owns is in by_address
+    uint64_t address          # its IPv4 address
+    uint64_t prefix           # the /64 that is its link's
     uint8_t template[TEMPLATE]
     uint32_t our_magic        # in our echo requests and replies
     uint32_t peer_magic
-    uint8_t gateway[16]       # our own end, source of ICMP answers
-    uint8_t pad2[8]
+    uint8_t gateway[4]        # our own end, source of ICMP answers
+    uint8_t gateway6[16]
+    uint8_t pad2[4]
 
 cdef struct Session:          # 512 octets
     # -- identity: written by control before it publishes, constant until the slot is reused
@@ -91,7 +97,9 @@ cdef struct Session:          # 512 octets
     uint32_t last_user        # tick of the last user data from the peer
     uint16_t rx_ns            # next Ns expected, when sequenced
     uint8_t rx_started
-    uint8_t pad2[37]
+    uint8_t solicits          # frames of link scope given to control since
+    uint32_t solicits_since   # tick
+    uint8_t pad2[32]
     # -- transmit: written by the owning worker
     uint64_t tx_packets
     uint64_t tx_bytes
@@ -121,8 +129,10 @@ cdef struct AddressIndex:     # 64 octets
     uint32_t used             # entries and tombstones, control's own
     uint32_t live             # entries
     uint8_t lengths_used      # stored with release
-    uint8_t lengths[LENGTHS]  # longest first
-    uint8_t pad[39]
+    uint8_t lengths[LENGTHS]  # of IPv4 prefixes, 96 more than written, longest first
+    uint8_t lengths6_used
+    uint8_t lengths6[LENGTHS6]
+    uint8_t pad[6]
 
 cdef struct Tunnel:           # 128 octets, index: our tunnel id
     # -- written by control, before the acknowledgment leaves
@@ -212,7 +222,7 @@ cdef class Tables:
     cdef Session* _session(self, uint32_t slot) except NULL
     cdef _wipe(self, uint32_t slot)
     cdef _wipe_spent(self, int most)
-    cdef _rebuild(self, int new_length)
+    cdef _rebuild(self, int new_length, bint four)
 
 
 cdef inline uint32_t slot_of(const Table* t, uint16_t tunnel, uint16_t session) noexcept nogil:
@@ -251,8 +261,16 @@ cdef inline uint32_t address_hash(const uint64_t* key, uint8_t length) noexcept 
 
 
 cdef inline void prefetch_address(const Table* t, const uint64_t* key) noexcept nogil:
-    """Ask for the entry where the search for a single address begins."""
-    prefetch(&t.addresses[load_acquire8(&t.header.active) & 1][address_hash(key, 128) & t.address_mask])
+    """Ask for the entry where the search begins: of IPv4 that of a single address."""
+    cdef int copy = load_acquire8(&t.header.active) & 1
+    cdef uint64_t first[2]
+    cdef uint8_t length
+    if key[0] == 0:
+        prefetch(&t.addresses[copy][address_hash(key, 128) & t.address_mask])
+        return
+    length = t.header.index[copy].lengths6[0]
+    cut_key(key, length, first)
+    prefetch(&t.addresses[copy][address_hash(first, length) & t.address_mask])
 
 
 cdef inline void cut_key(const uint64_t* address, uint8_t length, uint64_t* key) noexcept nogil:
@@ -269,9 +287,10 @@ cdef inline void cut_key(const uint64_t* address, uint8_t length, uint64_t* key)
 
 
 cdef inline uint32_t by_address(const Table* t, const uint64_t* address) noexcept nogil:
-    """The slot that the longest matching prefix leads to, or 0.
+    """The slot that the longest matching prefix leads to, or 0. Each family has lengths of its own, so that single IPv4 addresses
+    cost an IPv6 packet no look, and IPv6's prefixes none the other way.
 
-    Budget: 8 ns when the entry is in the cache and all prefixes are single addresses."""
+    Budget: 8 ns when the entry is in the cache and all prefixes of the family have one length."""
     cdef int copy = load_acquire8(&t.header.active) & 1
     cdef AddressIndex* index = &t.header.index[copy]
     cdef AddressEntry* entries = t.addresses[copy]
@@ -279,9 +298,15 @@ cdef inline uint32_t by_address(const Table* t, const uint64_t* address) noexcep
     cdef uint64_t key[2]
     cdef uint32_t at
     cdef uint8_t length, used
-    cdef int i, n = load_acquire8(&index.lengths_used)
+    cdef const uint8_t* lengths = index.lengths
+    cdef int i, n
+    if address[0]:
+        lengths = index.lengths6
+        n = load_acquire8(&index.lengths6_used)
+    else:
+        n = load_acquire8(&index.lengths_used)
     for i in range(n):
-        length = index.lengths[i]
+        length = lengths[i]
         cut_key(address, length, key)
         at = address_hash(key, length) & t.address_mask
         while True:

@@ -338,10 +338,11 @@ cdef class Tables:
         prefix_key(address, length, key)
         if index.live >= h.capacity // 8 * 7:
             raise ValueError(f"no room for more than {index.live} prefixes")
-        if length not in index.lengths[:index.lengths_used]:
-            self._rebuild(length)
+        cdef bint four = is_four(key, length)
+        if length not in (index.lengths[:index.lengths_used] if four else index.lengths6[:index.lengths6_used]):
+            self._rebuild(length, four)
         elif index.used >= h.capacity // 4 * 3 and index.used - index.live >= h.capacity // 8:   # a search ends at an unused entry
-            self._rebuild(-1)
+            self._rebuild(-1, four)
         put_entry(self.table.addresses[h.active & 1], self.table.address_mask, &h.index[h.active & 1], key, length, slot)
 
     def delete(self, bytes address, uint8_t length, uint32_t slot):
@@ -371,24 +372,24 @@ cdef class Tables:
         memcpy(key, <const char*>address, 16)
         return by_address(&self.table, key)
 
-    cdef _rebuild(self, int new_length):
+    cdef _rebuild(self, int new_length, bint four):
         """Copy what is in use to the other copy, without tombstones and with one more length; swap."""
         cdef Header* h = self.table.header
         cdef int old = h.active & 1, new = old ^ 1
         cdef AddressEntry* source = self.table.addresses[old]
         cdef AddressEntry* target = self.table.addresses[new]
         cdef uint32_t i
-        cdef uint8_t in_use[129]
+        cdef uint8_t in_use[2][129]
         cdef uint32_t filled = h.capacity if h.index[old].used else 0     # a look at a copy that was never used costs its memory
         memset(in_use, 0, sizeof(in_use))
         for i in range(filled):
             if source[i].used == 1:
-                in_use[source[i].length] = 1
+                in_use[is_four(source[i].key, source[i].length)][source[i].length] = 1
         if new_length >= 0:
-            in_use[new_length] = 1
-        lengths = [n for n in range(128, -1, -1) if in_use[n]]
-        if len(lengths) > LENGTHS:
-            raise ValueError(f"more than {LENGTHS} prefix lengths in use")
+            in_use[four][new_length] = 1
+        lengths6, lengths = [[n for n in range(128, -1, -1) if in_use[family][n]] for family in range(2)]
+        if len(lengths) > LENGTHS or len(lengths6) > LENGTHS6:
+            raise ValueError(f"no room for more than {LENGTHS} prefix lengths of IPv4 and {LENGTHS6} of IPv6")
         if self.swapped is not None:
             self._wait(self.swapped, "the index of addresses")
         if h.index[new].used:
@@ -396,9 +397,12 @@ cdef class Tables:
         memset(&h.index[new], 0, sizeof(AddressIndex))
         for i, length in enumerate(lengths):
             h.index[new].lengths[i] = length
+        for i, length in enumerate(lengths6):
+            h.index[new].lengths6[i] = length
         for i in range(filled):
             if source[i].used == 1:
                 put_entry(target, self.table.address_mask, &h.index[new], source[i].key, source[i].length, source[i].slot)
+        store_release8(&h.index[new].lengths6_used, <uint8_t>len(lengths6))
         store_release8(&h.index[new].lengths_used, <uint8_t>len(lengths))
         store_release8(&h.active, <uint8_t>new)
         self.swapped = self.epochs()
@@ -456,10 +460,16 @@ cdef fill_config(Config* c, dict config):
             c.template_length = <uint8_t>len(b)
         elif name == "address":
             b = sixteen(value)
-            memcpy(c.address, <const char*>b, 16)
+            memcpy(&c.address, <const char*>b + 8, 8)
+        elif name == "prefix":
+            b = sixteen(value)
+            memcpy(&c.prefix, <const char*>b, 8)
         elif name == "gateway":
             b = sixteen(value)
-            memcpy(c.gateway, <const char*>b, 16)
+            memcpy(c.gateway, <const char*>b + 12, 4)
+        elif name == "gateway6":
+            b = sixteen(value)
+            memcpy(c.gateway6, <const char*>b, 16)
         elif name == "flags":
             c.flags = value
         elif name == "ppp_at":
@@ -496,6 +506,11 @@ cdef prefix_key(bytes address, uint8_t length, uint64_t* key):
         raise ValueError("a prefix is 16 octets and a length up to 128 here")
     memcpy(whole, <const char*>address, 16)
     cut_key(whole, length, key)
+
+
+cdef inline bint is_four(const uint64_t* key, uint8_t length) noexcept:
+    """Whether a prefix is of IPv4, or lies where IPv4 does: `by_address` looks for an address with nothing in its first half there."""
+    return key[0] == 0 and length >= 96
 
 
 cdef AddressEntry* find_entry(AddressEntry* entries, uint32_t mask, const uint64_t* key, uint8_t length) noexcept:

@@ -89,7 +89,7 @@ cdef void fire(Worker* w, uint32_t slot, Session* s) noexcept nogil:
 
 cdef uint8_t* lcp_head(uint8_t* out, Session* s, Config* c) noexcept nogil:
     """Encapsulation and FF 03 C0 21; return where LCP begins."""
-    put_template(out, s, c)
+    put_template(out, s, c, False)
     store32(out + c.ppp_at, 0xFF030000U | PPP_LCP)
     return out + c.ppp_at + 4
 

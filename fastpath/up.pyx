@@ -2,9 +2,9 @@
 
 receive   datagrams into buffers, each of them a packet of the batch
 decap     L2TP header -> session, checked against its path and tunnel; control messages to control; another worker's to its ring
-link      PPP header -> user data of an open link goes on, echoes are dealt with, all else to control
+link      PPP header -> user data of an open family goes on, echoes are dealt with, all else to control
 order     sequenced sessions: never later than its successor
-admit     well-formed inner IP, own source address, ECN, MSS, counters
+admit     well-formed inner IP, own source address, ECN, MSS, counters; IPv6 of link scope to control
 deliver   consecutive segments of a flow in one write to the inner port
 """
 from libc.stddef cimport size_t
@@ -13,27 +13,30 @@ from libc.string cimport memcpy, memset
 
 from .bytes cimport load32, load_key
 from .coalesce cimport coalesce_kinds
-from .ip cimport read_headers
+from .ip cimport IP4_SOURCE, IP6_SOURCE, read_headers
 from .l2tp cimport L2TP_S, L2TP_T, L2tp, pull_l2tp
 from .mss cimport clamp_mss
-from .packet cimport (DROP_ECN, DROP_INNER, DROP_IP, DROP_NO_SESSION, DROP_NOT_OPEN, DROP_PEER, DROP_RING, DROP_SEQUENCE, DROP_SHORT,
-                      DROP_SPOOF, FLAG_V6, HANDED, KIND_L2TP, PASS, UP, Packet, Verdict, forward)
+from .packet cimport (DROP_ECN, DROP_INNER, DROP_IP, DROP_NO_SESSION, DROP_NOT_OPEN, DROP_PEER, DROP_RING, DROP_SCOPE, DROP_SEQUENCE,
+                      DROP_SHORT, DROP_SOLICIT, DROP_SPOOF, FLAG_V6, HANDED, KIND_L2TP, PASS, UP, Packet, Verdict, forward)
 from .ecn cimport ecn_decap
 from .port cimport count, receive, same_peer
 from .ppp cimport PPP_IP, PPP_IPV6, PPP_LCP, pull_ppp
 from .punt cimport punt_l2tp, punt_out, punt_ppp
 from .ring cimport lend
+from .scope cimport is_solicitation, of_link
 from .stage cimport (STAGE_ADMIT, STAGE_DECAP, STAGE_DELIVER, STAGE_LINK, STAGE_LOOP, STAGE_ORDER, STAGE_RECEIVE, STAGE_RING, carried, enter,
                      in_kernel, out_of_kernel)
 from .sys cimport iovec, load_acquire8, load_acquire32, prefetch, virtio_net_hdr, writev
-from .table cimport (CONFIG_ADMIT_ANY, CONFIG_CLAMP_MSS, CONFIG_SEQUENCED, FREE, OPEN, RETIRED, Config, Session, by_address, config_of,
-                     prefetch_up, slot_of)
+from .table cimport (CONFIG_ADMIT_ANY, CONFIG_CLAMP_MSS, CONFIG_IP, CONFIG_IPV6, CONFIG_SEQUENCED, FREE, OPEN, RETIRED, Config, Session,
+                     by_address, config_of, prefetch_up, slot_of)
 from .timer cimport answer_echo
 from .worker cimport BATCH, BUFFER, BUFFERS, BURST, CELL, CELLS, HEADROOM, RECEIVES, Listener, Receive, Worker
 
 cdef enum:
     IPPROTO_TCP = 6
     PIECES = 72               # iovecs of one write to the inner port
+    SECOND = 10               # ticks
+    SOLICITS = 20             # frames of link scope that control hears of, a second and session
 
 
 cdef int up(Worker* w, Listener* l) noexcept nogil:
@@ -225,10 +228,12 @@ cdef void link(Worker* w) noexcept nogil:
             forward(p, at)
         s.last_rx = w.tick
         open = load_acquire8(&s.state) == OPEN
-        if p.protocol == PPP_IP and open:
+        if p.protocol == PPP_IP and open and p.config.flags & CONFIG_IP:
+            continue
+        if p.protocol == PPP_IPV6 and open and p.config.flags & CONFIG_IPV6:
             continue
         dirty = True
-        if not open and (p.protocol == PPP_IP or p.protocol == PPP_IPV6):
+        if p.protocol == PPP_IP or p.protocol == PPP_IPV6:
             drop(w, p, DROP_NOT_OPEN)
         elif p.protocol == PPP_LCP and open and answer_echo(w, p):
             p.verdict = UP
@@ -265,9 +270,31 @@ cdef inline bint owns(Worker* w, Packet* p) noexcept nogil:
     """Whether the inner source address is the session's own, or lies in a prefix that leads to it."""
     cdef Config* c = p.config
     cdef uint64_t key[2]
-    cdef const uint64_t* own = <const uint64_t*>c.address
-    load_key(p.data + (8 if p.flags & FLAG_V6 else 12), p.flags & FLAG_V6, key)
-    return (own[0] == key[0] and own[1] == key[1]) or c.flags & CONFIG_ADMIT_ANY or by_address(w.table, key) == p.slot
+    if p.flags & FLAG_V6:
+        load_key(p.data + IP6_SOURCE, True, key)
+        if key[0] == 0:
+            return False
+        return key[0] == c.prefix or c.flags & CONFIG_ADMIT_ANY or by_address(w.table, key) == p.slot
+    load_key(p.data + IP4_SOURCE, False, key)
+    return key[1] == c.address or c.flags & CONFIG_ADMIT_ANY or by_address(w.table, key) == p.slot
+
+
+cdef void solicit(Worker* w, Packet* p) noexcept nogil:
+    """IPv6 of link scope: to control, if it is something that control answers, and at a bounded rate."""
+    cdef Session* s = p.session
+    if not is_solicitation(p):
+        drop(w, p, DROP_SCOPE)
+        return
+    if w.tick - s.solicits_since >= SECOND:
+        s.solicits_since = w.tick
+        s.solicits = 0
+    if s.solicits == SOLICITS or w.solicit_tokens == 0:
+        drop(w, p, DROP_SOLICIT)
+        return
+    s.solicits += 1
+    w.solicit_tokens -= 1
+    punt_ppp(w, p.data, p.length, p.slot, s, PPP_IPV6)
+    p.verdict = UP
 
 
 cdef void admit(Worker* w) noexcept nogil:
@@ -279,8 +306,12 @@ cdef void admit(Worker* w) noexcept nogil:
     for i in range(w.count):
         p = &w.batch[i]
         s = p.session
-        if not read_headers(p) or p.flags & FLAG_V6:
+        if not read_headers(p) or (p.flags & FLAG_V6 != 0) != (p.protocol == PPP_IPV6):
             drop(w, p, DROP_IP)
+            dirty = True
+            continue
+        if p.flags & FLAG_V6 and of_link(p.data):
+            solicit(w, p)
             dirty = True
             continue
         if not owns(w, p):

@@ -110,6 +110,7 @@ cdef struct Worker:
     # counters of this batch
     uint64_t verdicts[64]
     uint32_t icmp_tokens
+    uint32_t solicit_tokens   # IPv6 frames of link scope that may still go to control in this tick
     uint32_t greet_tokens     # SCCRQs that may still go to control in this tick
     uint64_t lost             # ports that epoll found broken, as bits
     # scratch

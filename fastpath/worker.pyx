@@ -27,6 +27,7 @@ cdef enum:
     READY_WAKE = 60
     EVENTS = 32
     ICMP_A_TICK = 100         # ICMP answers a tick
+    SOLICITS_A_TICK = 1000    # IPv6 frames of link scope that control hears of: 10,000 a second
     GREETS_A_TICK = 500       # new tunnels asked for that control hears of: 5,000 a second,
     GREETS = 4000             # and after a quiet time so many at once: when the power is back, all who dial repeat at one instant too
 
@@ -46,6 +47,7 @@ cdef void tell_time(Worker* w) noexcept nogil:
     if tick != w.tick:
         w.tick = tick
         w.icmp_tokens = ICMP_A_TICK
+        w.solicit_tokens = SOLICITS_A_TICK
         w.greet_tokens = min(w.greet_tokens + GREETS_A_TICK, <uint32_t>GREETS)
         store_release64(&w.record.heartbeat, w.now_ns)
         w.record.busy_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID)

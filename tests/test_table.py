@@ -167,14 +167,17 @@ def test_used_slots_are_known_without_looking_at_the_others(tables):
 
 
 def test_prefix_lengths_come_and_go(tables):
-    """Sixteen lengths at once, any number over time."""
+    """Sixteen lengths of IPv4 and 32 of IPv6 at once, any number over time."""
     for length in range(8, 60):
         tables.insert(mapped("10.0.0.0"), length, 5)
         assert tables.delete(mapped("10.0.0.0"), length, 5)
-    for length in range(16):
+    for length in range(32):
         tables.insert(bytes(16), length, 5)
-    with pytest.raises(ValueError, match="16 prefix lengths"):
-        tables.insert(bytes(16), 16, 5)
+    for length in range(100, 116):
+        tables.insert(mapped("10.0.0.0"), length, 5)
+    for address, length in (bytes(16), 32), (mapped("10.0.0.0"), 116):
+        with pytest.raises(ValueError, match="no room for more than 16 prefix lengths of IPv4 and 32 of IPv6"):
+            tables.insert(address, length, 5)
 
 
 def test_the_index_says_when_it_is_full(tmp_path):
@@ -234,6 +237,7 @@ def test_many_come_and_go_through_rebuilds(tables):
 @given(st.lists(st.tuples(st.binary(min_size=16, max_size=16), st.sampled_from([0, 1, 17, 64, 65, 104, 127, 128]), st.integers(1, 1 << 20)),
                 max_size=30), st.binary(min_size=16, max_size=16))
 def test_lookup_is_longest_match(tmp_path_factory, rows, address):
+    """Of an address with nothing in its first half, which is where IPv4 lies, among prefixes that reach as far as IPv4 does."""
     tables = make(tmp_path_factory.mktemp("t") / "t", 100)
     best = {}
     for key, length, slot in rows:
@@ -241,7 +245,8 @@ def test_lookup_is_longest_match(tmp_path_factory, rows, address):
         best[int.from_bytes(key) >> (128 - length), length] = slot
     for a in [address, *(r[0] for r in rows)]:
         n = int.from_bytes(a)
-        want = next((best[n >> (128 - length), length] for length in range(128, -1, -1) if (n >> (128 - length), length) in best), 0)
+        lengths = range(128, -1 if n >> 64 else 95, -1)
+        want = next((best[n >> (128 - length), length] for length in lengths if (n >> (128 - length), length) in best), 0)
         assert tables.lookup(a) == want
 
 

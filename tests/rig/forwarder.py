@@ -14,7 +14,8 @@ from headrace.fastpath.table import State
 
 VNET = struct.Struct("<BBHHHH")          # flags, gso_type, hdr_len, gso_size, csum_start, csum_offset
 SO_RCVBUFFORCE = 33
-NEEDS_CSUM, TCPV4, UDP_L4 = 1, 1, 5
+NEEDS_CSUM, TCPV4, TCPV6, UDP_L4 = 1, 1, 4, 5
+GATEWAY6 = "2001:db8::1"
 
 
 def mapped(address: str) -> bytes:
@@ -69,6 +70,11 @@ class Bench:
         fd = os.open(path, os.O_RDWR)
         self.tables = table.Tables(fd)
         os.close(fd)
+        # No worker runs yet. Later a new length waits for one, and on a busy machine they may be slow.
+        lengths = ((mapped("10.67.0.1"), 128), (socket.inet_pton(socket.AF_INET6, GATEWAY6), 64)) if reuse is None else ()
+        for door in self.tables.insert, self.tables.delete:
+            for address, length in lengths:
+                door(address, length, 1)
         self.sockets: list[socket.socket] = []
         self.wires, self.inner, self.channels, ports = [], [], [], []
         address = reuse or ("127.0.0.1", 0)
@@ -112,16 +118,19 @@ class Bench:
         return a, b
 
     def session(self, tunnel=1, session=1, address="10.67.0.2", *, owner=0, peer=None, peer_tunnel=9, peer_session=8, mtu=1400,
-                state=State.OPEN, flags=2, keepalive=0, sequenced=False, tos=0):
-        """Install an open session; returns (slot, generation)."""
+                state=State.OPEN, flags=2, keepalive=0, sequenced=False, tos=0, prefix="", families=16):
+        """Install an open session; returns (slot, generation). `prefix` is of 64 bits, and opens IPv6 too."""
         host, port = (peer or self.peer).getsockname()
         head = struct.pack("!HHH", 0x0802 if sequenced else 2, peer_tunnel, peer_session) + (bytes(4) if sequenced else b"")
         slot, generation = self.tables.publish(
             Kind.KIND_L2TP, tunnel, session, owner, (0, mapped("127.0.0.1"), self.address[1], mapped(host), port),
             template=head + b"\xff\x03\x00\x21", ppp_at=len(head), ns_at=6 if sequenced else 0, mtu=mtu, mss=mtu - 40,
             address=mapped(address), gateway=mapped("10.67.0.1"), keepalive=keepalive, tos=tos, our_magic=0x11111111, peer_magic=0x22222222,
-            flags=flags | (4 if sequenced else 0))
+            prefix=socket.inet_pton(socket.AF_INET6, prefix or "::"), gateway6=socket.inet_pton(socket.AF_INET6, GATEWAY6),
+            flags=flags | families | (4 if sequenced else 0) | (32 if prefix else 0))
         self.tables.insert(mapped(address), 128, slot)
+        if prefix:
+            self.tables.insert(socket.inet_pton(socket.AF_INET6, prefix), 64, slot)
         self.tables.set_state(slot, state)
         return slot, generation
 
