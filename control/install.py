@@ -79,7 +79,7 @@ class Installer:
         """Both directions' start keys, in force with the next configuration and its flags, which are returned."""
         receive, send = cipher.receive or cipher.send, cipher.send or cipher.receive
         assert receive and send                 # a cipher has one of them at least
-        self.tables.set_cipher(slot, bits=send.bits, send_key=send.key, receive_key=receive.key,
+        self.tables.set_cipher(slot, send_bits=send.bits, receive_bits=receive.bits, send_key=send.key, receive_key=receive.key,
                                send_stateless=send.stateless, receive_stateless=receive.stateless)
         return ((ConfigFlag.CONFIG_ENCRYPT if cipher.send else 0) | (ConfigFlag.CONFIG_DECRYPT if cipher.receive else 0)
                 | (ConfigFlag.CONFIG_REQUIRE if cipher.required else 0))

@@ -14,10 +14,11 @@ cdef struct CipherKeys:       # 64 octets: written by control before a configura
     uint8_t send_start[KEY]   # RFC 3079's start keys
     uint8_t receive_start[KEY]
     uint16_t generation       # 0: none
-    uint8_t bits              # 40, 56 or 128
+    uint8_t send_bits         # 40, 56 or 128: CCP agrees on each direction by itself
+    uint8_t receive_bits
     uint8_t send_stateless
     uint8_t receive_stateless
-    uint8_t pad[27]
+    uint8_t pad[26]
 
 cdef struct CipherState:      # 320 octets, one direction: written by the owning worker
     uint8_t start[KEY]

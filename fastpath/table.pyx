@@ -258,7 +258,8 @@ cdef class Tables:
 
     # -- encryption
 
-    def set_cipher(self, uint32_t slot, *, int bits, bytes send_key, bytes receive_key, bint send_stateless, bint receive_stateless):
+    def set_cipher(self, uint32_t slot, *, int send_bits, int receive_bits, bytes send_key, bytes receive_key, bint send_stateless,
+                   bint receive_stateless):
         """Give a session the start keys of RFC 3079, 8 octets for 40 and 56 bits, 16 for 128. They come into force with the next
         `configure`, and both directions begin with them at a coherency count of 0. BlockingIOError, as `configure`: the keys
         before the last are still in a worker's hands."""
@@ -266,10 +267,11 @@ cdef class Tables:
         cdef Cipher* c = &self.table.ciphers[slot]
         cdef CipherKeys* k
         cdef uint16_t generation
-        if bits not in (40, 56, 128):
-            raise ValueError(f"MPPE with {bits} bits")
-        if len(send_key) != (16 if bits == 128 else 8) or len(receive_key) != len(send_key):
-            raise ValueError(f"start keys of {len(send_key)} and {len(receive_key)} octets for {bits} bits")
+        for bits, key in ((send_bits, send_key), (receive_bits, receive_key)):
+            if bits not in (40, 56, 128):
+                raise ValueError(f"MPPE with {bits} bits")
+            if len(key) != (16 if bits == 128 else 8):
+                raise ValueError(f"a start key of {len(key)} octets for {bits} bits")
         mark = self.spent.get(slot, self.flips.get(slot))
         if mark is not None:
             self._wait(mark, f"session in slot {slot}")
@@ -282,7 +284,8 @@ cdef class Tables:
         memset(k, 0, sizeof(CipherKeys))
         memcpy(k.send_start, <const char*>send_key, len(send_key))
         memcpy(k.receive_start, <const char*>receive_key, len(receive_key))
-        k.bits, k.send_stateless, k.receive_stateless, k.generation = bits, send_stateless, receive_stateless, generation
+        k.send_bits, k.receive_bits = send_bits, receive_bits
+        k.send_stateless, k.receive_stateless, k.generation = send_stateless, receive_stateless, generation
         s.ciphered = 1
 
     def clear_cipher(self, uint32_t slot):

@@ -67,6 +67,7 @@ ENCRYPT, DECRYPT, REQUIRE = ConfigFlag.CONFIG_ENCRYPT, ConfigFlag.CONFIG_DECRYPT
 @pytest.mark.parametrize("cipher, flags", [
     (Cipher(RECEIVE, SEND, True), ENCRYPT | DECRYPT | REQUIRE), (Cipher(RECEIVE, SEND, False), ENCRYPT | DECRYPT),
     (Cipher(None, SEND, False), ENCRYPT), (Cipher(RECEIVE, None, False), DECRYPT),
+    (Cipher(Way(40, True, b"eight oc"), SEND, False), ENCRYPT | DECRYPT),
     (Cipher(Way(40, True, b"eight oc"), Way(40, True, b"and more"), False), ENCRYPT | DECRYPT)])
 def test_encryption_comes_and_goes(tables, tmp_path, cipher, flags):
     """It is in force with the record, or later and without taking it out of force; keys that serve no more are wiped."""

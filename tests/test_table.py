@@ -104,7 +104,8 @@ def test_a_mark_passes_only_when_every_worker_moved_or_sleeps(tmp_path):
         tables.configure(slot, mtu=1200)
 
 
-START = dict(bits=128, send_key=b"a send start key", receive_key=b"its other way 16", send_stateless=True, receive_stateless=False)
+START = dict(send_bits=128, receive_bits=128, send_key=b"a send start key", receive_key=b"its other way 16",
+             send_stateless=True, receive_stateless=False)
 ENCRYPTED = ConfigFlag.CONFIG_ENCRYPT | ConfigFlag.CONFIG_DECRYPT
 
 
@@ -148,7 +149,8 @@ def test_keys_of_a_slot_that_is_used_again_are_gone(tmp_path):
     assert START["send_key"] not in (tmp_path / "t").read_bytes()
 
 
-@pytest.mark.parametrize("changed, says", [({"bits": 64}, "64 bits"), ({"send_key": bytes(8)}, "8 and 16"), ({"bits": 40}, "16 and 16")])
+@pytest.mark.parametrize("changed, says", [({"send_bits": 64}, "64 bits"), ({"send_key": bytes(8)}, "8 octets for 128"),
+                                           ({"receive_bits": 40}, "16 octets for 40")])
 def test_keys_that_are_none_are_refused(tables, changed, says):
     slot, _ = tables.publish(Kind.KIND_L2TP, 7, 9, 1, PATH)
     with pytest.raises(ValueError, match=says):
