@@ -36,7 +36,7 @@ test: build packages
 	$(SUDO) $(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
 bench: build packages
-	$(SUDO) $(BIN)/python -m headrace.bench.wire $(BENCH_ARGS)
+	$(SUDO) $(BIN)/headrace bench $(BENCH_ARGS)
 
 lint: build
 	$(BIN)/ruff check .

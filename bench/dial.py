@@ -1,4 +1,4 @@
-"""The far end's control connection: our own LAC dials sessions of one tunnel and keeps them, over any datagram socket.
+"""The far end's control connections: our own LAC dials sessions and keeps them, over any datagram socket.
 
     datagram -> control message -> L2TP (RFC 2661) -> calls -> PPP client of each -> sessions that are up
              -> data message    -> PPP of its session; user data is not for us
@@ -24,8 +24,9 @@ from .lab import LabError
 from .port import SOL_UDP, UDP_GRO
 from .subject import Session
 
-PATIENCE = 20.0             # seconds until all sessions must be up
+PATIENCE = 20.0             # seconds without another session
 AT_ONCE = 64                # calls that are being set up at a time
+A_TUNNEL = 1000             # sessions
 LARGEST = 65536
 GOODBYE = Reason("tunnel", "shutdown", "the bench is over")
 T, L, S, O = 0x8000, 0x4000, 0x0800, 0x0200     # of an L2TP header
@@ -63,7 +64,7 @@ class Call:
 
 
 class Lac:
-    """One tunnel to the concentrator at `peer`. `wire` may be replaced once the sessions are up."""
+    """As many tunnels to the concentrator at `peer` as the sessions need. `wire` may be replaced once these are up."""
 
     def __init__(self, wire: socket.socket, peer: tuple[str, int], link: LinkSettings) -> None:
         self.wire, self.peer, self.settings = wire, peer, link
@@ -72,21 +73,25 @@ class Lac:
         host, port = wire.getsockname()[:2]
         self.path = Path(0, mapped(socket.inet_aton(host)), port, mapped(socket.inet_aton(peer[0])), peer[1])
         self.calls: dict[int, Call] = {}
-        self.tunnel = self.up = 0
+        self.waiting: dict[int, Call] = {}      # of them those for whom time may matter
+        self.up = 0
         self.failure = ""
 
     def dial(self, sessions: int) -> list[Session]:
         """Have so many sessions up; as the concentrator knows them."""
-        until = time.monotonic() + PATIENCE
-        self.tunnel = self.endpoint.dial(self.path, time.monotonic())
-        placed = 0
+        last = time.monotonic()
+        tunnel = placed = seen = 0
         while self.up < sessions:
             while placed < sessions and placed - self.up < AT_ONCE:
-                self.endpoint.place_call(self.tunnel, time.monotonic())
+                if placed % A_TUNNEL == 0:
+                    tunnel = self.endpoint.dial(self.path, time.monotonic())
+                self.endpoint.place_call(tunnel, time.monotonic())
                 placed += 1
             self.attend(0.05)
-            if not self.failure and time.monotonic() > until:
-                self.failure = f"{self.up} of {sessions} sessions were up within {PATIENCE:.0f} s"
+            if self.up > seen:
+                seen, last = self.up, time.monotonic()
+            elif not self.failure and time.monotonic() > last + PATIENCE:
+                self.failure = f"{self.up} of {sessions} sessions were up, and for {PATIENCE:.0f} s no other came"
             if self.failure:
                 raise LabError(f"dialling: {self.failure}")
         return [Session(*call.peer_ids, str(call.link.local_address)) for call in self.calls.values() if call.link]
@@ -108,10 +113,12 @@ class Lac:
         now = time.monotonic()
         if (due := self.endpoint.deadline()) is not None and due <= now:
             self.endpoint.tick(now)
-        for call in self.calls.values():
+        for session, call in list(self.waiting.items()):
             if (due := call.ppp.deadline()) is not None and due <= now:
                 call.ppp.tick(now)
                 self._say(call)
+            elif due is None and call.link:
+                del self.waiting[session]
         self._flush()
 
     def close(self) -> None:
@@ -144,7 +151,7 @@ class Lac:
         now = time.monotonic()
         for event in self.endpoint.events():
             if isinstance(event, CallOpening):
-                self.calls[event.session_id] = Call(event, PPP("client", self.settings, self.random))
+                self.calls[event.session_id] = self.waiting[event.session_id] = Call(event, PPP("client", self.settings, self.random))
             elif isinstance(event, CallUp):
                 call = self.calls[event.session_id]
                 call.ppp.open(now)

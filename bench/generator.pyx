@@ -1,11 +1,12 @@
-"""The packet generator: inner UDP over IPv4 of one size, for many sessions and flows, paced or flat out.
+"""The packet generator: inner UDP over IPv4 of one size or a mix, for many sessions and flows, paced or flat out.
 
     up      framed (framing.pxd), up to 64 to an outer send by UDP_SEGMENT, into the forwarder's UDP port
     down    bare, by a packet socket into the forwarder's TUN; one super-packet of a flow where they shall coalesce
 
 A *stream* is one flow of one session: number session * flows + flow, with sequence numbers of its own (payload.pxd).
 Coalescible packets come in runs of one stream; of the others, each is of another stream than the one before it, and
-they still share an outer send, so that what the forwarder pays is the lack of runs and not the lack of batches.
+they still share an outer send, so that what the forwarder pays is the lack of runs and not the lack of batches. Sizes come
+in their order, over and over; only neighbours of one size share a send.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -13,8 +14,8 @@ from libc.string cimport memcpy, memset
 
 from ..fastpath.bytes cimport store16
 from ..fastpath.sys cimport (
-    CMSG_DATA, CMSG_LEN, CMSG_SPACE, EAGAIN, EINTR, ENOBUFS, MSG_DONTWAIT, SOL_UDP, UDP_SEGMENT, VIRTIO_NET_HDR_F_NEEDS_CSUM,
-    VIRTIO_NET_HDR_GSO_UDP_L4, cmsghdr, errno, iovec, mmsghdr, pause, sendmmsg, virtio_net_hdr,
+    CLOCK_MONOTONIC, CMSG_DATA, CMSG_LEN, CMSG_SPACE, EAGAIN, EINTR, ENOBUFS, MSG_DONTWAIT, SOL_UDP, UDP_SEGMENT,
+    VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_UDP_L4, cmsghdr, errno, iovec, mmsghdr, pause, sendmmsg, timespec, virtio_net_hdr,
 )
 from .framing cimport FRAMING_BARE, ROOM, Framing, frame_l2tp, frame_null, push_frame
 from .offload cimport SEGMENTS, SUPER, fold, pseudo, put_sum, sum_header, sum_ip
@@ -27,53 +28,73 @@ from .tunnel import sockaddr
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
 
+cdef extern from "<time.h>" nogil:
+    int clock_nanosleep(int, int, const timespec*, timespec*)
+
 cdef enum:
     MESSAGES = 64           # of one sendmmsg
+    MANY = 256              # packets of one, unless they are paced
+    NAP = 30000             # ns: a wait that is longer gives the core away
+    SIZES = 64
     MESSAGE = 66048         # room for the longest
     HEAD = ROOM + INNER
 
+
+cdef inline uint32_t load_word(const uint8_t* p) noexcept nogil:
+    """Two octets as a checksum adds them."""
+    cdef uint16_t v
+    memcpy(&v, p, 2)
+    return v
+
+
+cdef inline void nap(int64_t ns) noexcept nogil:
+    cdef timespec t
+    t.tv_sec = ns // 1000000000
+    t.tv_nsec = ns % 1000000000
+    clock_nanosleep(CLOCK_MONOTONIC, 0, &t, NULL)
+
+
 cdef struct Stream:
-    uint8_t head[44]        # ROOM for the framing, IPv4, UDP
-    uint32_t sum            # of the UDP checksum, but for the stamp
+    uint8_t head[44]        # ROOM for the framing, IPv4, UDP; lengths and checksums are zero
+    uint32_t ip_sum, sum    # of the IPv4 header, but for its length; for UDP, but for lengths and stamp
     uint64_t sequence
     uint32_t framing        # index of its session
 
 
 cdef class Generator:
     """`run` sends until `stop`, or for so many seconds or packets; `sent` counts them."""
-    cdef int fd, kind, size, burst, n_streams
+    cdef int fd, kind, burst, n_streams, n_sizes, at
+    cdef int sizes[SIZES]
     cdef bint coalescible
     cdef double rate
     cdef Stream* streams
     cdef Framing* framings
     cdef uint8_t* memory
     cdef uint8_t peer[32]
-    cdef uint32_t peer_size
     cdef int next, stopped
     cdef mmsghdr sends[MESSAGES]
     cdef iovec iov[MESSAGES]
     cdef uint8_t notes[MESSAGES][32]
     cdef readonly uint64_t sent, refused
 
-    def __cinit__(self, int fd, str framing, sessions, str other, *, peer=None, int flows=1, int size=64, bint coalescible=True,
+    def __cinit__(self, int fd, str framing, sessions, str other, *, peer=None, int flows=1, size=64, bint coalescible=True,
                   int burst=SEGMENTS, double rate=0, bint length=False, int port=9):
         """`framing` is null, l2tp, or bare for a packet socket (port.py) on the TUN; `sessions` are (tunnel, session, address)
         as the forwarder knows them, `other` the inner address that they talk to: packets go from the sessions to it,
-        or with bare from it to them. `rate` is packets a second, 0 flat out."""
+        or with bare from it to them. `size`: octets of an inner packet, or several that come in turn. `rate` is packets a second,
+        0 flat out."""
         cdef int i, j
         cdef Stream* s
         cdef uint8_t* ip
         kinds = {"null": 0, "l2tp": 1, "bare": 2}
-        if framing not in kinds or not sessions or flows < 1 or not INNER + STAMP <= size <= 9000 or burst < 1:
-            raise ValueError("a generator needs a framing, sessions, flows, and a size from 52 to 9000")
-        self.fd, self.kind, self.size, self.coalescible, self.rate = fd, kinds[framing], size, coalescible, rate
-        self.n_streams = len(sessions) * flows
-        self.burst = min(burst, SEGMENTS, SUPER // (size + ROOM))
-        if peer is not None:
-            at = sockaddr(peer)
-            self.peer_size = len(at)
-            for i in range(len(at)):
-                self.peer[i] = at[i]
+        sizes = [size] if isinstance(size, int) else list(size)
+        if (framing not in kinds or not sessions or flows < 1 or burst < 1 or not 1 <= len(sizes) <= SIZES
+                or not INNER + STAMP <= min(sizes) <= max(sizes) <= 9000):
+            raise ValueError("a generator needs a framing, sessions, flows, and up to 64 sizes from 52 to 9000")
+        self.fd, self.kind, self.coalescible, self.rate = fd, kinds[framing], coalescible, rate
+        self.n_streams, self.n_sizes, self.burst = len(sessions) * flows, len(sizes), min(burst, SEGMENTS)
+        for i in range(len(sizes)):
+            self.sizes[i] = sizes[i]
         self.streams = <Stream*>calloc(self.n_streams, sizeof(Stream))
         self.framings = <Framing*>calloc(len(sessions), sizeof(Framing))
         self.memory = <uint8_t*>calloc(MESSAGES, MESSAGE)
@@ -91,28 +112,37 @@ cdef class Generator:
                 s = &self.streams[i * flows + j]
                 s.framing = i
                 ip = s.head + ROOM
-                head = b"\x45\0" + size.to_bytes(2, "big") + b"\0\0\x40\0\x40\x11\0\0" + pair
-                head += (10000 + j % 50000).to_bytes(2, "big") + (port + j // 50000).to_bytes(2, "big") + (size - 20).to_bytes(2, "big")
+                head = b"\x45\0\0\0\0\0\x40\0\x40\x11\0\0" + pair
+                head += (10000 + j % 50000).to_bytes(2, "big") + (port + j // 50000).to_bytes(2, "big")
                 for k in range(len(head)):
                     ip[k] = head[k]
-                sum_ip(ip)
-                s.sum = fold(sum_header(pseudo(ip, size - 20), ip + 20, 8))
+                s.ip_sum = fold(sum_header(0, ip, 20))
+                s.sum = fold(sum_header(pseudo(ip, 0), ip + 20, 8))
         for i in range(MESSAGES):
             self.iov[i].iov_base = self.memory + <size_t>i * MESSAGE
             self.sends[i].msg_hdr.msg_iov = &self.iov[i]
             self.sends[i].msg_hdr.msg_iovlen = 1
-            self.sends[i].msg_hdr.msg_name = self.peer if self.peer_size else NULL
-            self.sends[i].msg_hdr.msg_namelen = self.peer_size
+        if peer is not None:
+            self.aim(peer)
 
     def __dealloc__(self):
         free(self.streams)
         free(self.framings)
         free(self.memory)
 
+    def aim(self, peer):
+        """Send to this (address, port), or octets of an address."""
+        at = sockaddr(peer)
+        for i in range(len(at)):
+            self.peer[i] = at[i]
+        for i in range(MESSAGES):
+            self.sends[i].msg_hdr.msg_name = self.peer
+            self.sends[i].msg_hdr.msg_namelen = len(at)
+
     def run(self, double seconds=0, uint64_t packets=0):
         """Without the GIL. What was sent by this call; nothing is left out when the way is full: it is tried again."""
         cdef uint64_t before = self.sent
-        cdef int64_t start, end = 0
+        cdef int64_t start, left, end = 0
         with nogil:
             start = clock()
             if seconds:
@@ -121,8 +151,14 @@ cdef class Generator:
                 if (packets and self.sent - before >= packets) or (end and clock() >= end):
                     break
                 self.round(packets - (self.sent - before) if packets else 0)
-                while self.rate and not self.stopped and clock() - start < (self.sent - before) / self.rate * 1e9:
-                    pause()
+                while self.rate and not self.stopped:
+                    left = start + <int64_t>((self.sent - before) / self.rate * 1e9) - clock()
+                    if left <= 0:
+                        break
+                    if left > NAP:
+                        nap(left - NAP)
+                    else:
+                        pause()
         return self.sent - before
 
     def stop(self):
@@ -144,18 +180,36 @@ cdef class Generator:
         stamp.mark = MARK
         memcpy(at, &stamp, STAMP)
 
-    cdef void packet(self, Stream* s, uint8_t* ip, int64_t now) noexcept nogil:
+    cdef void packet(self, Stream* s, uint8_t* ip, int size, int64_t now) noexcept nogil:
         """One inner packet of size octets; what lies behind the stamp is zero already."""
         memcpy(ip, s.head + ROOM, INNER)
+        store16(ip + 2, <uint16_t>size)
+        put_sum(ip + 10, <uint64_t>s.ip_sum + load_word(ip + 2))
+        store16(ip + 24, <uint16_t>(size - 20))
         self.stamp(s, ip + INNER, now)
-        put_sum(ip + 26, sum_header(s.sum, ip + INNER, STAMP))
+        put_sum(ip + 26, sum_header(<uint64_t>s.sum + 2 * load_word(ip + 24), ip + INNER, STAMP))
         if ip[26] == 0 and ip[27] == 0:
             ip[26] = 0xff
             ip[27] = 0xff
 
+    cdef int alike(self, int most, bint one) noexcept nogil:
+        """How many of the next packets may share a send: of one size, at most `most` unless that is 0. They are taken."""
+        cdef int size = self.sizes[self.at], n = 0
+        cdef int limit = self.burst if SUPER // (size + ROOM) > self.burst else SUPER // (size + ROOM)
+        if most and most < limit:
+            limit = most
+        if one:
+            limit = 1
+        while n < limit and self.sizes[self.at] == size:
+            n += 1
+            self.at += 1
+            if self.at == self.n_sizes:
+                self.at = 0
+        return n
+
     cdef int framed(self, int m, int most, int64_t now) noexcept nogil:
         """Message m: one outer send of as many packets as a burst has. Their number."""
-        cdef int i, n = self.burst if most == 0 or most > self.burst else most, step = 0
+        cdef int size = self.sizes[self.at], n = self.alike(most, False), i, step = 0
         cdef uint8_t room[ROOM]
         cdef uint8_t* p = self.memory + <size_t>m * MESSAGE
         cdef Stream* s = self.choose()
@@ -166,10 +220,12 @@ cdef class Generator:
             if i and not self.coalescible:
                 s = self.choose()
             f = &self.framings[s.framing]
-            push_frame(f, room, self.size)
+            push_frame(f, room, size)
             memcpy(p, room + ROOM - f.size, f.size)
-            self.packet(s, p + f.size, now)
-            step = f.size + self.size
+            self.packet(s, p + f.size, size, now)
+            if self.n_sizes > 1:
+                memset(p + f.size + INNER + STAMP, 0, size - INNER - STAMP)     # a packet of another size was here
+            step = f.size + size
             p += step
         self.iov[m].iov_len = n * step
         self.sends[m].msg_hdr.msg_control = NULL
@@ -187,16 +243,16 @@ cdef class Generator:
 
     cdef int bare(self, int m, int most, int64_t now) noexcept nogil:
         """Message m for the TUN: one packet, or one super-packet. The number of packets in it."""
-        cdef int i, payload = self.size - INNER, n = 1
+        cdef int size = self.sizes[self.at], n = self.alike(most, not self.coalescible), i, payload = size - INNER
         cdef uint8_t* p = self.memory + <size_t>m * MESSAGE
         cdef uint8_t* ip = p + sizeof(virtio_net_hdr)
         cdef virtio_net_hdr* v = <virtio_net_hdr*>p
         cdef Stream* s = self.choose()
         cdef uint16_t partial
         memset(v, 0, sizeof(virtio_net_hdr))
-        self.packet(s, ip, now)
-        if self.coalescible:
-            n = self.burst if most == 0 or most > self.burst else most
+        self.packet(s, ip, size, now)
+        if self.n_sizes > 1:
+            memset(ip + INNER + STAMP, 0, n * payload - STAMP)
         if n > 1:
             for i in range(1, n):
                 self.stamp(s, ip + INNER + i * payload, now)
@@ -216,13 +272,13 @@ cdef class Generator:
 
     cdef void round(self, uint64_t most) noexcept nogil:
         """One sendmmsg, and what it needs to get rid of all of it."""
-        cdef int m = 0, n, i = 0, limit
+        cdef int m = 0, n, i = 0
         cdef int count[MESSAGES]
-        cdef uint64_t total = 0
+        cdef uint64_t total = 0, enough = self.burst if self.rate else MANY
         cdef int64_t now = clock()
-        # bare packets need many messages for a batch; of framed ones each is a batch
-        limit = MESSAGES if self.kind == FRAMING_BARE and not self.coalescible else 1 if self.rate else 4
-        while m < limit and (most == 0 or total < most):
+        if most and most < enough:
+            enough = most
+        while m < MESSAGES and total < enough:
             n = <int>(most - total) if most and most - total < SEGMENTS else 0
             count[m] = self.bare(m, n, now) if self.kind == FRAMING_BARE else self.framed(m, n, now)
             total += count[m]

@@ -22,10 +22,10 @@ PORT = 1701
 
 class Headrace(Subject):
     """One concentrator; `offload` is its setting."""
+    offload = "auto"
 
-    def __init__(self, lab: Lab, offload: str = "auto") -> None:
-        super().__init__(lab)
-        self.offload = offload
+    def __init__(self, lab: Lab, workers: int = 1) -> None:
+        super().__init__(lab, workers)
         self.concentrator: Concentrator | None = None
         self._lac: Lac | None = None
         self._plane: DataPlane | None = None
@@ -34,10 +34,11 @@ class Headrace(Subject):
     def start(self) -> None:
         # Nobody answers echoes while the sink has the far end's socket, hence the long keepalive.
         self.concentrator = Concentrator(
-            self.lab.host, cpu=OTHERS, concentrator={"offload": self.offload, "spin": "0s", "log": "warning"},
+            self.lab.host, cpu=OTHERS, concentrator={"offload": self.offload, "spin": "0s", "log": "warning", "workers": self.workers},
             server={"max-mtu": MTU, "max-mru": MTU, "keepalive-timeout": "1h"},
-            environment={"HEADRACE_FORWARDER_CPUS": str(FORWARDER), "HEADRACE_CONTROL_CPUS": str(OTHERS)})
-        self._forwarder = self.concentrator.pids()["forwarder"]
+            environment={"HEADRACE_FORWARDER_CPUS": ",".join(map(str, (FORWARDER, OTHERS)[:self.workers])),
+                         "HEADRACE_CONTROL_CPUS": str(OTHERS)})
+        self._pids = self.concentrator.pids()
 
     def _dial(self, sessions: int) -> Lac:
         with self.lab.peer.entered():
@@ -78,8 +79,11 @@ class Headrace(Subject):
         if self._lac and self._lac.failure:
             raise LabError(f"the far end: {self._lac.failure}")
 
-    def pids(self) -> list[int]:
-        return [self._forwarder]
+    def roles(self) -> dict[str, list[int]]:
+        return {"forwarder": [self._pids["forwarder"]], "control": [self._pids["supervisor"], self._pids["control"]]}
+
+    def own(self) -> dict[str, list[int]]:
+        return {"peer": [self._plane.thread]} if self._plane else {}
 
     def packets(self) -> Packets:
         assert self.concentrator
@@ -102,6 +106,4 @@ class Headrace(Subject):
 
 class Plain(Headrace):
     """The same forwarder without offloads: a system call still carries many packets, but each is a packet of its own."""
-
-    def __init__(self, lab: Lab) -> None:
-        super().__init__(lab, "none")
+    offload = "none"

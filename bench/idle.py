@@ -1,4 +1,4 @@
-"""What many sessions cost while nothing happens: `python -m headrace.bench.idle --sessions 60000 --tunnels 60 --minutes 5`.
+"""What many sessions cost while nothing happens: `headrace bench idle --sessions 60000 --tunnels 60 --minutes 5`.
 
 All come up, then the peer answers every echo and sends nothing else. Memory is the sum of the PSS of all processes of the
 concentrator, at the beginning, with all sessions up, and at the end; the CPU share is theirs together, of one core. What has
@@ -6,17 +6,15 @@ gone after that time was lost.
 """
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from .concentrator import Concentrator
-from .lab import Lab, LabError, interruptible
-from .setup import Generator, arguments, save
+from .lab import Lab
+from .setup import Generator
 
 SETTLE = 5.0            # seconds between the last session's coming and the first look: the set-up's last acknowledgments
 
@@ -65,27 +63,3 @@ def table(rows: list[dict[str, Any]]) -> Table:
         t.add_row(str(r["sessions"]), str(r["tunnels"]), f"{r['memory_mib']:.0f}", f"{r['memory_mib_empty']:.0f}",
                   f"{r['octets_a_session']:.0f}", f"{r['cpu_share']:.1%}", str(r["echoes"]), str(r["failed"]), str(r["lost"]))
     return t
-
-
-def main() -> int:
-    p = arguments(__doc__, 60000, 60)
-    p.add_argument("--minutes", type=float, default=5, help="how long nothing happens")
-    p.add_argument("--keepalive", default="30s", help="keepalive-timeout of the concentrator")
-    a = p.parse_args()
-    interruptible()
-    progress = Console(stderr=True)
-    try:
-        rows = [run(a.sessions, a.tunnels, a.auth, a.rate, a.window, 60 * a.minutes, a.keepalive, progress.print)]
-    except LabError as e:
-        print(f"headrace.bench.idle: {e}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    Console(width=None if sys.stdout.isatty() else 140).print(table(rows))
-    save(a.json, "idle", rows)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

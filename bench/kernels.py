@@ -1,4 +1,4 @@
-"""What the stages cost in memory, in ns a packet: `python -m headrace.bench.kernels`, or pytest on this file.
+"""What the stages cost in memory, in ns a packet: `headrace bench kernels`, or pytest on this file.
 
     up         decap, link, order, admit        of datagrams that lie in a receive buffer
     down       route, encap                     of packets that lie in an arena
@@ -11,12 +11,10 @@ flushed from every cache; `60000` all of them in random order, one packet each, 
 """
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
 import struct
-import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -28,10 +26,11 @@ from typing import Any
 import pytest
 
 # By their full names: pytest runs this file outside of its package.
-from headrace.bench import record
 from headrace.bench._kernels import Stages, Trace
+from headrace.bench.lab import LabError
 from headrace.fastpath import table
 from headrace.fastpath.packet import Kind
+from rich.table import Table
 
 Packet = tuple[bytes, int, int, bytes, int]      # octets, tunnel, session, address, segment size
 SESSIONS, TUNNELS = 60_000, 60
@@ -233,33 +232,27 @@ def summary(report: dict[str, Any]) -> list[dict[str, Any]]:
     for one in report["benchmarks"]:
         packets, data = one["extra_info"]["packets"], one["stats"]["data"]
         samples = sorted(round(seconds * 1e9 / packets, 2) for seconds in data)
-        rows.append({"kernel": one["name"].partition("[")[0].removeprefix("test_"), **(one["params"] or {}),
+        rows.append({"benchmark": "kernels", "kernel": one["name"].partition("[")[0].removeprefix("test_"), **(one["params"] or {}),
                      "ns": median(samples), "least": samples[0], "samples": samples,
                      **({"stages": one["extra_info"]["stages"]} if "stages" in one["extra_info"] else {})})
     return rows
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m headrace.bench.kernels", description=__doc__,
-                                     formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("-k", default="", metavar="WORDS", help="only these benchmarks, as pytest's -k")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-    arguments = parser.parse_args()
-    with tempfile.NamedTemporaryFile(suffix=".json") as report:
-        failed = pytest.main(["-qq", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", arguments.k, "--benchmark-enable",
-                              "--benchmark-columns=min,median", f"--benchmark-json={report.name}", __file__])
+def report(words: str = "") -> list[dict[str, Any]]:
+    """Rows of all benchmarks, or of those that pytest's -k chooses by these words."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as out:
+        failed = pytest.main(["-qq", "-p", "no:cacheprovider", "-p", "no:xdist", "-k", words, "--benchmark-enable",
+                              "--benchmark-columns=min,median", f"--benchmark-json={out.name}", __file__])
         if failed:
-            return int(failed)
-        rows = summary(json.loads(Path(report.name).read_text()))
-    print(f"{'kernel':>10} {'size':>5} {'batch':>5} {'sessions':>10} {'run':>3} {'ns':>7} {'least':>7}")
-    for row in rows:
-        print(f"{row['kernel']:>10} {row.get('size', ''):>5} {row.get('batch', ''):>5} {row.get('spread', ''):>10} {row.get('run', ''):>3} "
-              f"{row['ns']:7.1f} {row['least']:7.1f}  " + "  ".join(f"{name} {ns:.1f}" for name, ns in row.get("stages", {}).items()))
-    if arguments.json:
-        words = ["-k", arguments.k] if arguments.k else []
-        record.write(arguments.json, ["python", "-m", "headrace.bench.kernels", *words, "--json", arguments.json.name], rows)
-    return 0
+            raise LabError(f"the kernels' benchmark failed ({failed!s}); pytest says above what it was")
+        return summary(json.loads(Path(out.name).read_text()))
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def tabled(rows: list[dict[str, Any]]) -> Table:
+    t = Table("kernel", title="ns a packet", box=None)
+    for head in ("size", "batch", "sessions", "run", "ns", "least", "stages"):
+        t.add_column(head, justify="right")
+    for r in rows:
+        t.add_row(r["kernel"], *(str(r.get(key, "")) for key in ("size", "batch", "spread", "run")), f"{r['ns']:.1f}", f"{r['least']:.1f}",
+                  "  ".join(f"{name} {ns:.1f}" for name, ns in r.get("stages", {}).items()))
+    return t

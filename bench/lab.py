@@ -25,6 +25,7 @@ CLONE_NEWNET = 0x40000000
 BOUND = ("setpriv", "--pdeathsig", "KILL")          # in front of a command that must not outlive this thread
 PEER, HOST, PREFIX = "192.168.77.1", "192.168.77.2", 24
 WIRES = ("offload", "plain")
+TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 SYSCTLS = {
     "net/ipv6/conf/all/disable_ipv6": "1", "net/ipv6/conf/default/disable_ipv6": "1", "net/ipv4/ip_forward": "1",
     "net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/default/rp_filter": "0", "net/ipv4/conf/all/send_redirects": "0",
@@ -166,10 +167,13 @@ class Lab:
 
 
 class Usage(NamedTuple):
-    """What cores did over a span of time, in ns; `cost` is the forwarder's."""
+    """What cores and processes did over a span of time, in ns; `cost` is the forwarder's."""
     elapsed: int
     cost: int
-    busy: tuple[int, ...]       # of each core, by /proc/stat: coarse, and of the whole machine
+    busy: tuple[int, ...]               # of each core, by /proc/stat: coarse, and of the whole machine
+    softirq: tuple[int, ...]            # of that: softirqs, in whoever's time they ran
+    roles: dict[str, int]               # of the processes and threads that were named
+    workers: int = 1                    # cores that the forwarder has
 
     def share(self, cpu: int) -> float:
         return self.busy[cpu] / self.elapsed if self.elapsed else 0.0
@@ -178,19 +182,34 @@ class Usage(NamedTuple):
         """Share of the forwarder's core that went to processes that are no part of the bench: there should be none."""
         return max(self.share(FORWARDER) - self.cost / self.elapsed, 0.0) if self.elapsed else 0.0
 
+    def shares(self) -> dict[str, float]:
+        """Of one core: who used how much."""
+        softirq = {"softirq_forwarder_core": self.softirq[FORWARDER], "softirq_other_core": self.softirq[OTHERS]}
+        return {role: ns / self.elapsed for role, ns in (self.roles | softirq).items()} if self.elapsed else {}
+
     def bottleneck(self) -> str:
-        """The core that was at least 90 % busy, the forwarder's first, and that by the forwarder itself."""
-        if self.cost >= 0.9 * self.elapsed:
+        """Who filled a core to 90 %: the forwarder its own; on the other one whoever used most of it; or nobody."""
+        if self.cost >= 0.9 * self.elapsed * self.workers:
             return "forwarder"
-        return "others" if self.share(OTHERS) >= 0.9 else "none"
+        if self.share(OTHERS) < 0.9:
+            return "none"
+        others = {role: ns for role, ns in self.roles.items() if role != "forwarder"}
+        others["strangers"] = self.busy[OTHERS] - sum(others.values()) if self.workers == 1 else 0
+        return max(others, key=lambda role: others[role])
 
 
-def threads(pids: Iterable[int], cpu: int) -> list[int]:
-    """The threads of these processes that are pinned to that core, and its ksoftirqd."""
-    found = [ksoftirqd(cpu)]
-    for pid in pids:
-        found += [int(t) for t in os.listdir(f"/proc/{pid}/task") if os.sched_getaffinity(int(t)) == {cpu}]
-    return found
+def tasks(pid: int) -> list[int]:
+    """Its threads; none when it is gone."""
+    try:
+        return [int(t) for t in os.listdir(f"/proc/{pid}/task")]
+    except FileNotFoundError:
+        return []
+
+
+def threads(pids: Iterable[int], cores: Iterable[int]) -> list[int]:
+    """The threads of these processes that are pinned to one of these cores."""
+    pinned = [{core} for core in cores]
+    return [t for pid in pids for t in tasks(pid) if os.sched_getaffinity(t) in pinned]
 
 
 def ksoftirqd(cpu: int) -> int:
@@ -206,33 +225,51 @@ def runtime(tid: int) -> int:
     return int(Path(f"/proc/{tid}/schedstat").read_text().split()[0])
 
 
-def busy(cpu: int) -> int:
-    """Time in ns that a core was neither idle nor waiting nor stolen, in ticks of the kernel."""
+def busy(cpu: int) -> tuple[int, int]:
+    """Time in ns that a core was neither idle nor waiting nor stolen, and of that in softirqs, in ticks of the kernel."""
     for line in Path("/proc/stat").read_text().splitlines():
         name, *fields = line.split()
         if name == f"cpu{cpu}":
             user, nice, system, _idle, _iowait, irq, softirq = map(int, fields[:7])
-            return (user + nice + system + irq + softirq) * (1_000_000_000 // os.sysconf("SC_CLK_TCK"))
+            return (user + nice + system + irq + softirq) * TICK, softirq * TICK
     raise LabError(f"the bench needs two cores, and core {cpu} is not there")
 
 
 class Meter:
-    """Between `start` and `stop`: run time of every thread on the forwarder's core."""
+    """Between `start` and `stop`: run time of every thread on the forwarder's core, and of each role.
 
-    def __init__(self, pids: Iterable[int], cpu: int = FORWARDER) -> None:
-        self._threads = threads(pids, cpu)
-        self._cores = sorted({cpu, OTHERS})
+    `roles` are processes by what they are for; those of the role "forwarder" are what is measured. `own` are threads of this
+    process, likewise; one that ends before `stop` is charged to its role by `charge` instead.
+    """
 
-    def _read(self) -> tuple[int, int, tuple[int, ...]]:
+    def __init__(self, roles: dict[str, list[int]], workers: int = 1, own: dict[str, list[int]] | None = None) -> None:
+        self._roles, self._own, self._cores = roles, own or {}, (FORWARDER, OTHERS)[:workers]
+        self._ksoftirqd = ksoftirqd(FORWARDER)
+        self._charged: dict[str, int] = {}
+
+    def _read(self) -> tuple[int, dict[int, int], list[tuple[int, int]], dict[int, tuple[str, int]]]:
         now = time.monotonic_ns()
-        return now, sum(map(runtime, self._threads)), tuple(map(busy, self._cores))
+        cost = {t: runtime(t) for t in [self._ksoftirqd, *threads(self._roles["forwarder"], self._cores)]}
+        roles = {t: (role, runtime(t)) for role, pids in self._roles.items() for pid in pids for t in tasks(pid)}
+        roles |= {t: (role, runtime(t)) for role, own in self._own.items() for t in own}
+        return now, cost, [busy(core) for core in (FORWARDER, OTHERS)], roles
 
     def start(self) -> None:
         self._before = self._read()
 
+    def charge(self, role: str, ns: int) -> None:
+        self._charged[role] = self._charged.get(role, 0) + ns
+
     def stop(self) -> Usage:
-        (t0, c0, b0), (t1, c1, b1) = self._before, self._read()
-        return Usage(t1 - t0, c1 - c0, tuple(y - x for x, y in zip(b0, b1, strict=True)))
+        (t0, c0, b0, r0), (t1, c1, b1, r1) = self._before, self._read()
+        roles = dict.fromkeys([*self._roles, *self._own], 0)
+        for thread, (role, ns) in r1.items():
+            roles[role] += ns - r0.get(thread, ("", 0))[1]
+        for role, ns in self._charged.items():
+            roles[role] = roles.get(role, 0) + ns
+        cores = list(zip(b0, b1, strict=True))
+        return Usage(t1 - t0, sum(ns - c0.get(t, 0) for t, ns in c1.items()), tuple(y[0] - x[0] for x, y in cores),
+                     tuple(y[1] - x[1] for x, y in cores), roles, len(self._cores))
 
 
 def interruptible() -> None:

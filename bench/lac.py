@@ -42,6 +42,12 @@ class DataPlane:
         self._kept[1].close()
 
     @property
+    def thread(self) -> int:
+        """Its id, as long as it runs."""
+        assert self._thread.native_id
+        return self._thread.native_id
+
+    @property
     def counters(self) -> dict[str, int]:
         return self._tunnel.counters
 

@@ -46,7 +46,12 @@ def open_packet(interface: str, whole: bool = True) -> tuple[socket.socket, byte
     s.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
     s.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, int(whole))
     s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
-    return s, struct.pack("=H2siHBB8x", socket.AF_PACKET, ETH_P_IP.to_bytes(2, "big"), socket.if_nametoindex(interface), 0, 0, 0)
+    return s, packet_address(interface)
+
+
+def packet_address(interface: str) -> bytes:
+    """Where a packet socket sends IPv4 to."""
+    return struct.pack("=H2siHBB8x", socket.AF_PACKET, ETH_P_IP.to_bytes(2, "big"), socket.if_nametoindex(interface), 0, 0, 0)
 
 
 def merge(s: socket.socket) -> None:

@@ -34,21 +34,24 @@ class Section(NamedTuple):
 
 def traffic(row: Row) -> str:
     if row["traffic"] == "tcp":
-        return f"TCP, one stream, {row['size']} octets"
-    return f"{row['size']} octets, " + ("one flow in runs" if row["coalescible"] else f"{row['flows']} flows in turn")
+        return f"TCP, {'one stream' if row['flows'] == 1 else str(row['flows']) + ' streams'}, {row['size']} octets"
+    size = row["size"] if row["size"] == "imix" else f"{row['size']} octets"
+    return f"{size}, " + ("one flow in runs" if row["flows"] == 1 else f"{row['flows']} flows in turn")
 
 
-def ratio(row: Row) -> str:
-    low, high = row["ratio_interval"]
-    return f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})"
+def ratio(key: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        low, high = row[f"{key}_interval"]
+        return f"{row[key]:.2f} ({low:.2f} to {high:.2f})"
+    return cell
 
 
-def compared(baseline: str) -> dict[str, Callable[[Row], str]]:
-    """The columns of `python -m headrace.bench.wire`."""
+def compared(other: str, cost: str, key: str) -> dict[str, Callable[[Row], str]]:
+    """The columns of `headrace bench throughput`, beside the cost of another forwarder."""
     return {
         "traffic": traffic, "direction": lambda r: r["direction"], "wire": lambda r: r["wire"],
-        "ns a packet": lambda r: f"{r['cost_ns']:.0f}", baseline: lambda r: f"{r['baseline_cost_ns']:.0f}", "ratio": ratio,
-        "Gbit/s": lambda r: f"{r['gbit_s']:.2f}", "core that was full": lambda r: r["bottleneck"]}
+        "ns a packet": lambda r: f"{r['cost_ns']:.0f}", other: lambda r: f"{r[cost]:.0f}", "ratio": ratio(key),
+        "Gbit/s": lambda r: f"{r['gbit_s']:.2f}", "what was full": lambda r: r["bottleneck"]}
 
 
 IDLE: dict[str, Callable[[Row], str]] = {
@@ -57,9 +60,10 @@ IDLE: dict[str, Callable[[Row], str]] = {
     "of a core": lambda r: f"{r['cpu_share']:.1%}", "echoes": lambda r: str(r["echoes"]), "lost": lambda r: str(r["lost"])}
 
 SECTIONS = [
-    Section("wire.json", "Beside the null tunnel", lambda r: r["subject"] == "headrace", compared("null tunnel's")),
-    Section("offload.json", "Without offloads, beside headrace with them", lambda r: r["subject"] == "headrace-none",
-            compared("with offloads")),
+    Section("wire.json", "Beside the null tunnel", lambda r: r["subject"] == "headrace",
+            compared("null tunnel's", "null_cost_ns", "ratio")),
+    Section("offload.json", "Without offloads, beside headrace with them", lambda r: r["subject"] == "offload-none",
+            compared("with offloads", "headrace_cost_ns", "to_headrace")),
     Section("kernels.json", "The stages in memory, in batches of 64", lambda r: r.get("batch", 64) == 64 and r.get("size", "64") == "64", {
         "stages": lambda r: r["kernel"], "octets": lambda r: str(r.get("size", "")), "sessions": lambda r: str(r.get("spread", "")),
         "ns a packet": lambda r: f"{r['ns']:.1f}"}),

@@ -1,4 +1,4 @@
-"""How fast sessions come up, and what one costs: `python -m headrace.bench.setup --sessions 10000 --tunnels 10`.
+"""How fast sessions come up, and what one costs: `headrace bench setup --sessions 10000 --tunnels 10`.
 
     load.py in namespace peer -- veth -- `headrace serve` in namespace host, on the same cores
 
@@ -8,24 +8,19 @@ concentrator, divided by the sessions that came up.
 """
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from .concentrator import Concentrator
-from .lab import HOST, PEER, Lab, LabError, busy, interruptible
-from .record import write
+from .lab import HOST, PEER, Lab, LabError, busy
 
-METHODS = ("mschap2", "mschap1", "chap", "pap")
 PEERS = "10.200.0.0/16"     # the generator's outer addresses
 PATIENCE = 30.0         # seconds without another session
 FULL = 0.9              # of a core
@@ -71,12 +66,12 @@ def run(sessions: int, tunnels: int, method: str, rate: float, window: int, wire
     cores = range(os.cpu_count() or 1)
     with Lab(wire) as lab, Concentrator(lab.host, users=sessions, concentrator={"max-sessions": max(sessions, 65536)}) as concentrator:
         generator = Generator(lab, sessions, tunnels, method, rate, window)
-        cpu, ticks, begun = concentrator.cpu(), [busy(core) for core in cores], time.monotonic()
+        cpu, ticks, begun = concentrator.cpu(), [busy(core)[0] for core in cores], time.monotonic()
         load = generator.ask()
         elapsed = time.monotonic() - begun
         used = {role: seconds - cpu[role] for role, seconds in concentrator.cpu().items()}
         shares = {role: seconds / elapsed for role, seconds in used.items()} | {"generator": load["cpu"] / elapsed}
-        machine = sum(busy(core) - before for core, before in zip(cores, ticks, strict=True)) / 1e9 / elapsed / len(cores)
+        machine = sum(busy(core)[0] - before for core, before in zip(cores, ticks, strict=True)) / 1e9 / elapsed / len(cores)
         there = concentrator.get("stats")["tables"]["sessions"]
         generator.stop()
     each = {role: 1e3 * seconds / load["up"] if load["up"] else None for role, seconds in (used | {"generator": load["cpu"]}).items()}
@@ -86,6 +81,12 @@ def run(sessions: int, tunnels: int, method: str, rate: float, window: int, wire
         "cpu_ms": 1e3 * sum(used.values()) / load["up"] if load["up"] else None, "cpu_ms_by_role": each,
         "shares": shares, "machine": machine, "foreign": max(machine - sum(shares.values()) / len(cores), 0.0),
         "bottleneck": bottleneck(shares, machine)}
+
+
+def measure(sessions: int, tunnels: int, method: str, rate: float, window: int, repeat: int) -> dict[str, Any]:
+    """So many runs as a row."""
+    case = {"sessions": sessions, "tunnels": tunnels, "auth": method, "rate": rate, "window": window}
+    return result(case, [run(sessions, tunnels, method, rate, window) for _ in range(repeat)])
 
 
 def milli(seconds: float | None) -> float | None:
@@ -120,50 +121,3 @@ def table(rows: list[dict[str, Any]]) -> Table:
         t.add_row(str(r["sessions"]), str(r["tunnels"]), r["auth"], number("per_second", ".0f"), number("p50_ms", ".0f"),
                   number("p99_ms", ".0f"), number("cpu_ms", ".3f"), str(r["failed"]), r["bottleneck"])
     return t
-
-
-def arguments(description: str | None, sessions: int, tunnels: int) -> argparse.ArgumentParser:
-    """What both benches of many sessions take."""
-    p = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--sessions", type=int, default=sessions)
-    p.add_argument("--tunnels", type=int, default=tunnels)
-    p.add_argument("--auth", choices=METHODS, default="mschap2")
-    p.add_argument("--rate", type=float, default=0, help="sessions that begin in a second; 0: as many as --window allows")
-    p.add_argument("--window", type=int, default=256, help="sessions that may be coming up at once; 0: all")
-    p.add_argument("--json", type=Path, help="where the results go")
-    return p
-
-
-def save(path: Path | None, module: str, rows: list[dict[str, Any]]) -> None:
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        given = [name if Path(name) != path else path.name for name in sys.argv[1:]]       # where it lies is no result
-        write(path, ["python", "-m", f"headrace.bench.{module}", *given], rows)
-
-
-def main() -> int:
-    p = arguments(__doc__, 10000, 10)
-    p.add_argument("--runs", type=int, default=3)
-    a = p.parse_args()
-    interruptible()
-    case = {"sessions": a.sessions, "tunnels": a.tunnels, "auth": a.auth, "rate": a.rate, "window": a.window}
-    try:
-        runs = [run(a.sessions, a.tunnels, a.auth, a.rate, a.window) for _ in range(a.runs)]
-    except LabError as e:
-        print(f"headrace.bench.setup: {e}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    rows = [result(case, runs)]
-    Console(width=None if sys.stdout.isatty() else 140).print(table(rows))
-    if rows[0]["foreign"] > 0.05:
-        print(f"the cores were not the bench's alone: {rows[0]['foreign']:.0%} of them went to other processes", file=sys.stderr)
-    if rows[0]["failed"]:
-        print(f"{rows[0]['failed']} did not come up, the first because: {runs[0]['reason'] or 'nothing was heard'}", file=sys.stderr)
-    save(a.json, "setup", rows)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

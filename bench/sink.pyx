@@ -1,14 +1,16 @@
 """Where the generator's packets end: loss, reordering, duplication and latency by what payload.pxd stamped.
 
 The socket is an inner one (bare: a UDP socket that the kernel hands the payload), or the outer one of the
-tunnel's far end (null, l2tp). What is no stamped packet, or of a stream that is not known, is `other`.
+tunnel's far end (null, l2tp). What is no stamped packet, of a stream that is not known, or stamped before this
+run is `other`. What came is known exactly of the last WINDOW sequence numbers of a stream: older ones may be
+late or duplicates; they are `stale`, and stay missing.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from ..fastpath.sys cimport (
-    CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, MSG_DONTWAIT, SOL_UDP, UDP_GRO, cmsghdr, iovec, mmsghdr, msghdr, recvmmsg,
+    CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, MSG_DONTWAIT, SOL_UDP, UDP_GRO, cmsghdr, iovec, mmsghdr, msghdr, read, recvmmsg,
 )
 from .framing cimport FRAMING_BARE, Framing, frame_null, pull_frame
 from .payload cimport INNER, MARK, STAMP, Stamp, clock
@@ -25,13 +27,31 @@ cdef enum:
     BUFFER = 65536
     BUCKETS = 512           # of latency: eight to a power of two
     PATIENCE = 20           # ms after which `stop` is noticed
+    WINDOW = 1024
 
 cdef struct Counts:
-    uint64_t received, bytes, missing, reordered, duplicates, other
+    uint64_t received, bytes, missing, reordered, duplicates, stale, other
 
 cdef struct Seen:
     uint64_t next           # sequence number
-    uint64_t window         # of the 64 before it, which came
+    uint64_t came[16]       # of the WINDOW before it, by their number modulo WINDOW, which came
+
+
+cdef inline bint came(const Seen* s, uint64_t sequence) noexcept nogil:
+    return s.came[sequence // 64 % (WINDOW // 64)] >> sequence % 64 & 1
+
+
+cdef inline void advance(Seen* s, uint64_t sequence) noexcept nogil:
+    """To one that is not below the next: those between have not come."""
+    cdef uint64_t i = s.next
+    if sequence - s.next >= WINDOW:
+        memset(s.came, 0, sizeof(s.came))
+        i = sequence
+    while i < sequence:
+        s.came[i // 64 % (WINDOW // 64)] &= ~(<uint64_t>1 << i % 64)
+        i += 1
+    s.came[sequence // 64 % (WINDOW // 64)] |= <uint64_t>1 << sequence % 64
+    s.next = sequence + 1
 
 
 cdef inline int bucket(uint64_t ns) noexcept nogil:
@@ -53,13 +73,15 @@ cdef class Sink:
     cdef uint8_t notes[BUFFERS][64]
     cdef Counts counts
     cdef uint64_t latency[BUCKETS]
+    cdef int64_t since
 
-    def __cinit__(self, int fd, str framing, int streams):
+    def __cinit__(self, int fd, str framing, int streams, int64_t since=0):
+        """`since`: CLOCK_MONOTONIC in ns of the run's beginning."""
         cdef int i
         kinds = {"null": 0, "l2tp": 1, "bare": 2}
         if framing not in kinds or streams < 1:
             raise ValueError("a sink needs a framing and streams")
-        self.fd, self.n_streams = fd, streams
+        self.fd, self.n_streams, self.since = fd, streams, since
         frame_null(&self.framing, 0)
         self.framing.kind = kinds[framing]
         self.seen = <Seen*>calloc(streams, sizeof(Seen))
@@ -91,8 +113,8 @@ cdef class Sink:
 
     @property
     def counters(self):
-        """received, bytes (of inner packets), missing (holes in the sequences: what came after the last is not
-        among them), reordered, duplicates, other."""
+        """received, bytes (of inner packets), missing (holes in the sequences: what was sent after the last that came is
+        not among them), reordered, duplicates, stale, other."""
         return self.counts
 
     @property
@@ -154,24 +176,46 @@ cdef class Sink:
             self.counts.other += 1
             return
         memcpy(&stamp, p, STAMP)
-        if stamp.mark != MARK or stamp.stream >= <uint32_t>self.n_streams:
+        if stamp.mark != MARK or stamp.stream >= <uint32_t>self.n_streams or stamp.time < self.since:
             self.counts.other += 1
             return
         s = &self.seen[stamp.stream]
         if stamp.sequence >= s.next:
-            gap = stamp.sequence - s.next
-            self.counts.missing += gap
-            s.window = s.window << (gap + 1) | 1 if gap < 63 else 1
-            s.next = stamp.sequence + 1
+            self.counts.missing += stamp.sequence - s.next
+            advance(s, stamp.sequence)
+        elif s.next - stamp.sequence > WINDOW:
+            self.counts.stale += 1
+            return
+        elif came(s, stamp.sequence):
+            self.counts.duplicates += 1
+            return
         else:
-            gap = s.next - 1 - stamp.sequence
-            if gap < 64 and s.window >> gap & 1:
-                self.counts.duplicates += 1
-                return
-            if gap < 64:
-                s.window |= <uint64_t>1 << gap
+            s.came[stamp.sequence // 64 % (WINDOW // 64)] |= <uint64_t>1 << stamp.sequence % 64
             self.counts.reordered += 1
             self.counts.missing -= 1
         self.counts.received += 1
         self.counts.bytes += n + INNER
         self.latency[bucket(<uint64_t>(now - stamp.time) if now > stamp.time else 0)] += 1
+
+
+cdef class Hole:
+    """Takes what a TUN brings and throws it away until `stop`: the forwarder that would cost nothing."""
+    cdef int fd, stopped
+
+    def __cinit__(self, int fd):
+        self.fd = fd
+
+    def run(self):
+        """Without the GIL."""
+        cdef pollfd p
+        cdef uint8_t packet[BUFFER + 64]
+        with nogil:
+            p.fd = self.fd
+            p.events = POLLIN
+            while not self.stopped:
+                poll(&p, 1, PATIENCE)
+                while not self.stopped and read(self.fd, packet, sizeof(packet)) > 0:
+                    pass
+
+    def stop(self):
+        self.stopped = 1

@@ -53,9 +53,14 @@ def session_address(number: int) -> str:
 
 class Subject:
     """The interface."""
+    many = True                 # it has more than one session, where that is asked for
 
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
+    def __init__(self, lab: Lab, workers: int = 1) -> None:
+        self.lab, self.workers = lab, workers
+
+    @classmethod
+    def check(cls) -> None:
+        """LabError when something is not installed that it needs."""
 
     def start(self) -> None:
         """The forwarder runs on its core in lab.host."""
@@ -72,9 +77,14 @@ class Subject:
     def attend(self) -> None:
         """Between two runs: what the protocol needs so that sessions stay."""
 
-    def pids(self) -> list[int]:
-        """Processes with threads on the forwarder's core."""
+    def roles(self) -> dict[str, list[int]]:
+        """Processes by what they are for: "forwarder" is on the forwarder's core and what is measured; "control" and "peer"
+        where there are such."""
         raise NotImplementedError
+
+    def own(self) -> dict[str, list[int]]:
+        """Threads of this process, in the same way."""
+        return {}
 
     def packets(self) -> Packets:
         raise NotImplementedError
@@ -84,16 +94,17 @@ class Subject:
 
 
 class Null(Subject):
-    """The null tunnel, and another one as its peer."""
+    """The null tunnel, of one worker, and another one as its peer."""
     PORT = 5000
     _wire: socket.socket | None = None
+    _peer: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
         self._forwarder = tunnel(self.lab.host, "nt0", HOST, PEER, self.PORT, FORWARDER)
         self.lab.host.configure("nt0", f"{INSIDE}/16", MTU, GSO_MAX_SIZE)
 
     def dial(self) -> str:
-        tunnel(self.lab.peer, "nt1", PEER, HOST, self.PORT, OTHERS)
+        self._peer = tunnel(self.lab.peer, "nt1", PEER, HOST, self.PORT, OTHERS)
         self.lab.peer.configure("nt1", f"{session_address(0)}/16", MTU, GSO_MAX_SIZE)
         return session_address(0)
 
@@ -106,8 +117,8 @@ class Null(Subject):
         if self._wire:
             self._wire.close()
 
-    def pids(self) -> list[int]:
-        return [self._forwarder.pid]
+    def roles(self) -> dict[str, list[int]]:
+        return {"forwarder": [self._forwarder.pid], "peer": [self._peer.pid] if self._peer else []}
 
     def packets(self) -> Packets:
         assert self._forwarder.stdout

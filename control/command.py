@@ -6,7 +6,7 @@ error and an exit status that is not zero.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import json
 import logging
 import os
@@ -149,12 +149,15 @@ def stats(file: File = None, as_json: AsJson = False) -> None:
             print(listing.stats(answer))
 
 
+# Commands that come with compiled parts and a lab: they are loaded when they are asked for.
+LAZY = {"bench": ("bench.command", "Benchmarks: throughput, set-up, idle sessions, kernels; as root.")}
+
+
 def main() -> None:
-    """The entry point. The benchmarks come with compiled parts and a lab: they are loaded when they are asked for."""
-    if importlib.util.find_spec(f"{__package__.rpartition('.')[0]}.bench.command"):
-        if sys.argv[1:2] == ["bench"]:
-            from ..bench.command import app as bench  # type: ignore[import-not-found]
-            app.add_typer(bench, name="bench")
+    """The entry point."""
+    for name, (module, words) in LAZY.items():
+        if sys.argv[1:2] == [name]:
+            app.add_typer(importlib.import_module(f"..{module}", __package__).app, name=name)
         else:
-            app.command("bench", help="Throughput benchmarks.")(lambda: None)       # a line in --help
+            app.command(name, help=words)(lambda: None)         # a line in --help
     app(prog_name="headrace")

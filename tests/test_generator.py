@@ -10,6 +10,8 @@ import time
 import pytest
 from headrace.bench.generator import Generator
 from headrace.bench.sink import Sink
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 STAMP = struct.Struct("=QqII")
 MARK = 0x68656164
@@ -95,7 +97,8 @@ def test_a_rate_is_kept() -> None:
         assert time.monotonic() - start >= 0.099
 
 
-@pytest.mark.parametrize("wrong", [{"size": 51}, {"flows": 0}, {"framing": "gre"}, {"sessions": []}])
+@pytest.mark.parametrize("wrong", [{"size": 51}, {"size": []}, {"size": [64, 20]}, {"size": [64] * 65}, {"flows": 0}, {"framing": "gre"},
+                                   {"sessions": []}])
 def test_what_cannot_be_generated_is_refused(wrong: dict[str, object]) -> None:
     given: dict[str, object] = {"framing": "null", "sessions": SESSIONS, **wrong}
     with pytest.raises(ValueError):
@@ -120,14 +123,61 @@ def stamp(sequence: int, stream: int = 0, ago: int = 0, mark: int = MARK) -> byt
 
 
 def test_loss_reordering_and_duplication_are_told_apart() -> None:
-    sequences = [0, 1, 2, 5, 4, 4, 6, 6, 9, 200, 8]        # missing 3, 7 and 10..199 (8 is older than the window by then)
+    sequences = [0, 1, 2, 5, 4, 4, 6, 6, 9, 200, 8, 0]      # missing 3, 7 and 10..199
     sink = counted("bare", 1, [stamp(n) for n in sequences])
-    assert sink.counters == {"received": 9, "bytes": 9 * 64, "missing": 2 + 190, "reordered": 2, "duplicates": 2, "other": 0}
+    assert sink.counters == {"received": 9, "bytes": 9 * 64, "missing": 2 + 190, "reordered": 2, "duplicates": 3, "stale": 0, "other": 0}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.one_of(st.integers(0, 40), st.integers(1000, 1100), st.integers(0, 5000)), max_size=80))
+def test_the_sink_counts_as_a_set_does_within_its_window(sequences: list[int]) -> None:
+    """The counters against a model that remembers everything."""
+    seen: set[int] = set()
+    duplicates = reordered = stale = 0
+    highest = -1
+    for n in sequences:
+        if n <= highest - 1024:
+            stale += 1
+        elif n in seen:
+            duplicates += 1
+        else:
+            reordered += n < highest
+            seen.add(n)
+            highest = max(highest, n)
+    sink = counted("bare", 1, [stamp(n) for n in sequences])
+    assert sink.counters == {"received": len(seen), "bytes": len(seen) * 64, "missing": highest + 1 - len(seen), "reordered": reordered,
+                             "duplicates": duplicates, "stale": stale, "other": 0}
+
+
+def test_packets_of_an_earlier_run_are_not_counted() -> None:
+    begun = time.monotonic_ns()
+    out, into = pair()
+    with out, into:
+        for data in (stamp(0, ago=1_000_000), stamp(0), stamp(1)):
+            out.sendto(data, into.getsockname())
+        sink = Sink(into.fileno(), "bare", 1, begun)
+        sink.stop()
+        sink.run()
+    assert sink.received == 2 and sink.counters["other"] == 1
+
+
+@pytest.mark.parametrize("framing", ["null", "l2tp"])
+@pytest.mark.parametrize("coalescible", [True, False])
+def test_a_mix_of_sizes_comes_in_its_order_and_whole(framing: str, coalescible: bool) -> None:
+    sizes, header = [64, 570, 64, 64, 1400], 16 if framing == "null" else 10
+    out, into = pair()
+    with out, into:
+        g = Generator(out.fileno(), framing, SESSIONS, "10.67.0.1", peer=into.getsockname(), size=sizes, coalescible=coalescible)
+        assert g.run(packets=100) == 100
+        for n in range(100):
+            data = into.recv(65535)[header:]
+            inner(data, sizes[n % 5])
+            assert not any(data[28 + STAMP.size:])
 
 
 def test_streams_are_counted_apart_and_strangers_are_not_counted() -> None:
     sink = counted("bare", 2, [stamp(0), stamp(0, 1), stamp(1, 1), stamp(0, 2), stamp(0, mark=1), b"short", stamp(2, 1)])
-    assert sink.counters == {"received": 4, "bytes": 4 * 64, "missing": 0, "reordered": 0, "duplicates": 0, "other": 3}
+    assert sink.counters == {"received": 4, "bytes": 4 * 64, "missing": 0, "reordered": 0, "duplicates": 0, "stale": 0, "other": 3}
 
 
 def test_latency() -> None:
@@ -146,7 +196,7 @@ def test_the_sink_reads_what_the_generator_frames(framing: str, length: bool) ->
         thread.start()
         sink.stop()
         thread.join()
-        assert sink.counters == {"received": 300, "bytes": 300 * 64, "missing": 0, "reordered": 0, "duplicates": 0, "other": 0}
+        assert sink.counters == {"received": 300, "bytes": 300 * 64, "missing": 0, "reordered": 0, "duplicates": 0, "stale": 0, "other": 0}
 
 
 @pytest.mark.parametrize("header, taken", [

@@ -17,11 +17,11 @@ from headrace.bench.setup import Generator, bottleneck
 
 
 def bench(name: str, out: Path, *arguments: str) -> dict:
-    done = subprocess.run([sys.executable, "-m", f"headrace.bench.{name}", *arguments, "--json", str(out)], cwd="/", capture_output=True,
-                          text=True)
+    done = subprocess.run([sys.executable, "-m", "headrace.control", "bench", name, *arguments, "--json", str(out)], cwd="/",
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     recorded = json.loads(out.read_text())
-    assert recorded["command"][:3] == ["python", "-m", f"headrace.bench.{name}"] and str(out) not in recorded["command"]
+    assert recorded["command"][:3] == ["headrace", "bench", name] and str(out) not in recorded["command"]
     assert {"machine", "kernel", "commit", "time"} <= set(recorded)
     (row,) = recorded["results"]
     return row
@@ -29,7 +29,7 @@ def bench(name: str, out: Path, *arguments: str) -> dict:
 
 @pytest.mark.root
 def test_set_up_in_the_shape_of_results(tmp_path: Path) -> None:
-    row = bench("setup", tmp_path / "setup.json", "--sessions", "200", "--tunnels", "4", "--runs", "1", "--window", "50")
+    row = bench("setup", tmp_path / "setup.json", "--sessions", "200", "--tunnels", "4", "--repeat", "1", "--window", "50")
     assert (row["benchmark"], row["sessions"], row["tunnels"], row["auth"], row["failed"]) == ("setup", 200, 4, "mschap2", 0)
     (run,) = row["samples"]
     assert run["up"] == run["there"] == 200 and not run["reason"]

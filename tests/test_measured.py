@@ -5,34 +5,33 @@ import json
 from pathlib import Path
 
 import pytest
-from headrace.bench import kernels, readme, setup, wire
+from headrace.bench import kernels, readme, setup, throughput, wire
 from headrace.bench.readme import ResultError
 
-RUN = wire.Run(cost_ns=210.0, packets=1000, gbit_s=7.5, pps=650_000.0, loss=None, forwarder=0.5, others=1.0, foreign=0.0,
-               bottleneck="core 1")
+RUN = wire.Run(cost_ns=210.0, packets=1000, gbit_s=7.5, pps=650_000.0, offered_pps=None, sent=None, lost=None, reordered=None,
+               duplicates=None, latency_us=None, forwarder=0.5, others=1.0, foreign=0.0, shares={"forwarder": 0.5}, bottleneck="sink")
 
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     """One row of each kind, in the shape that the benches themselves give it."""
-    case = wire.Case("tcp", "up", "offload", 1400)
-    mixed = wire.Case("small", "down", "plain", 64, flows=64, coalescible=False)
-    null = RUN._replace(cost_ns=200.0)
+    case = wire.Case("l2tp", "tcp", 1400, "up", "offload")
+    small = wire.Case("l2tp", "udp", 64, "down", "plain", flows=64)
+    runs = {"headrace": [RUN] * 7, "": [RUN._replace(cost_ns=200.0)] * 7, "offload-none": [RUN._replace(cost_ns=1050.0)] * 7}
     report = {"benchmarks": [{"name": "test_up[10-64-64]", "params": {"size": size, "batch": 64, "spread": "10"},
                               "extra_info": {"packets": 64}, "stats": {"data": [64 * 30e-9]}} for size in ("64", "512")]}
     came = {"failed": 0, "per_second": 900.4, "p50_ms": 20.0, "p99_ms": 71.0, "longest_ms": 90.0, "cpu_ms": 0.512, "foreign": 0.0,
             "bottleneck": "cores"}
     idle = {"benchmark": "idle", "sessions": 60000, "tunnels": 60, "seconds": 300.2, "memory_mib": 800.0, "octets_a_session": 9000.0,
             "cpu_share": 0.031, "echoes": 600000, "lost": 0}
-    for name, rows in {"wire": [wire.result("headrace", "null", case, [RUN] * 7, [null] * 7),
-                                wire.result("headrace", "null", mixed, [RUN] * 7, [null] * 7)],
-                       "offload": [wire.result("headrace-none", "headrace", case, [RUN] * 7, [RUN._replace(cost_ns=42.0)] * 7)],
+    for name, rows in {"wire": [throughput.result("headrace", case, runs, None), throughput.result("headrace", small, runs, 1e6)],
+                       "offload": [throughput.result("headrace", case, runs, None), throughput.result("offload-none", case, runs, None)],
                        "kernels": kernels.summary(report),
                        "setup": [setup.result({"sessions": 10000, "tunnels": 10, "auth": "mschap2"}, [came])],
                        "idle": [idle], "idle-tunnels": [idle | {"tunnels": 60000}]}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps({
             "machine": {"cpu": "A CPU", "cores": 2, "architecture": "x86_64"}, "kernel": "6.1", "commit": "0123456789abcdef+",
-            "command": ["python", "-m", f"headrace.bench.{name}"], "time": "", "results": rows}))
+            "command": ["headrace", "bench", name], "time": "", "results": rows}))
     return tmp_path
 
 
@@ -46,20 +45,20 @@ def test_tables(results):
     assert readme.render(results) == """\
 **Beside the null tunnel**
 
-| traffic | direction | wire | ns a packet | null tunnel's | ratio | Gbit/s | core that was full |
+| traffic | direction | wire | ns a packet | null tunnel's | ratio | Gbit/s | what was full |
 | --- | --- | --- | --- | --- | --- | --- | --- |
-| TCP, one stream, 1400 octets | up | offload | 210 | 200 | 1.05 (1.05 to 1.05) | 7.50 | core 1 |
-| 64 octets, 64 flows in turn | down | plain | 210 | 200 | 1.05 (1.05 to 1.05) | 7.50 | core 1 |
+| TCP, one stream, 1400 octets | up | offload | 210 | 200 | 1.05 (1.05 to 1.05) | 7.50 | sink |
+| 64 octets, 64 flows in turn | down | plain | 210 | 200 | 1.05 (1.05 to 1.05) | 7.50 | sink |
 
-A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `python -m headrace.bench.wire`
+A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `headrace bench wire`
 
 **Without offloads, beside headrace with them**
 
-| traffic | direction | wire | ns a packet | with offloads | ratio | Gbit/s | core that was full |
+| traffic | direction | wire | ns a packet | with offloads | ratio | Gbit/s | what was full |
 | --- | --- | --- | --- | --- | --- | --- | --- |
-| TCP, one stream, 1400 octets | up | offload | 210 | 42 | 5.00 (5.00 to 5.00) | 7.50 | core 1 |
+| TCP, one stream, 1400 octets | up | offload | 1050 | 210 | 5.00 (5.00 to 5.00) | 7.50 | sink |
 
-A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `python -m headrace.bench.offload`
+A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `headrace bench offload`
 
 **The stages in memory, in batches of 64**
 
@@ -67,7 +66,7 @@ A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `python -m headrace
 | --- | --- | --- | --- |
 | up | 64 | 10 | 30.0 |
 
-A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `python -m headrace.bench.kernels`
+A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `headrace bench kernels`
 
 **Sessions coming up**
 
@@ -75,7 +74,7 @@ A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `python -m headrace
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 | 10000 | 10 | mschap2 | 900 | 20 | 71 | 0.51 | 0 | cores |
 
-A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `python -m headrace.bench.setup`
+A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `headrace bench setup`
 
 **Many sessions in few tunnels, keepalive only**
 
@@ -83,7 +82,7 @@ A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `python -m headrace
 | --- | --- | --- | --- | --- | --- | --- | --- |
 | 60000 | 60 | 5 | 800 | 9000 | 3.1% | 600000 | 0 |
 
-A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `python -m headrace.bench.idle`
+A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `headrace bench idle`
 
 **As many tunnels as sessions, keepalive only**
 
@@ -91,7 +90,7 @@ A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `python -m headrace
 | --- | --- | --- | --- | --- | --- | --- | --- |
 | 60000 | 60000 | 5 | 800 | 9000 | 3.1% | 600000 | 0 |
 
-A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `python -m headrace.bench.idle-tunnels`
+A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `headrace bench idle-tunnels`
 """
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from headrace.bench import command as bench_command
 from headrace.control import command, listing, supervisor
 from headrace.control.automaton import TABLE
 from headrace.control.l2tpcall import CALL
@@ -62,7 +63,7 @@ def test_the_reference_marks_what_needs_a_restart(heading, fixed):
 def test_every_command_is_described():
     text = (TREE / "README.md").read_text()
     described = set(re.findall(r"^\| `headrace ([a-z]+)", text, re.MULTILINE))
-    assert described == {c.callback.__name__ for c in command.app.registered_commands}
+    assert described == {c.callback.__name__ for c in command.app.registered_commands} | command.LAZY.keys()
 
 
 def test_the_examples_are_what_the_command_prints():
@@ -116,6 +117,12 @@ def test_every_verdict_is_described_where_it_is_set(verdict):
     listed = {(file, function) for place in said[verdict.lower().replace("_", "-")].split(", ")
               for file, *functions in [place.replace("`", "").split(" ")] for function in functions}
     assert listed == places(verdict), f"fastpath/README.md must say where {verdict} is set"
+
+
+def test_every_benchmark_is_described():
+    text = (TREE / "bench" / "README.md").read_text()
+    described = set(re.findall(r"^\| `headrace bench ([a-z]+)", text, re.MULTILINE))
+    assert described == {c.callback.__name__ for c in bench_command.app.registered_commands}
 
 
 def test_files_that_the_bench_readme_names_are_there():

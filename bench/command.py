@@ -1,0 +1,238 @@
+"""`headrace bench`: the benchmarks as commands. What they measure is in the modules that they call; here are options,
+progress and files."""
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from . import throughput as wires
+from .lab import WIRES, LabError, interruptible
+from .record import write
+from .wire import DIRECTIONS, TRAFFIC, pin
+
+app = typer.Typer(help="Benchmarks, as root: without a command a useful part of all, within eight minutes.", add_completion=False,
+                  pretty_exceptions_enable=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+Rows = list[dict[str, Any]]
+LIMIT = 480                     # seconds that the benchmark without arguments may take
+FOREIGN = 0.05                  # share of a core that strangers may use before it is said
+
+
+def some(choices: Iterable[str]) -> Callable[[str], str]:
+    """A callback for an option that is a list of these, with commas between."""
+    allowed = tuple(choices)
+
+    def check(text: str) -> str:
+        wrong = [name for name in split(text) if name not in allowed]
+        if wrong:
+            raise typer.BadParameter(f"{', '.join(wrong)}: any of {','.join(allowed)}")
+        return text
+    return check
+
+
+def split(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def number(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text}: a number")
+    if value < 1:
+        raise typer.BadParameter(f"{text}: at least 1")
+    return value
+
+
+def numbers(text: str) -> str:
+    for name in split(text):
+        number(name)
+    return text
+
+
+def sizes(text: str) -> str:
+    for name in split(text):
+        if name != "imix":
+            number(name)
+    return text
+
+
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", show_default=False, help="Keep all figures there.")]
+Sessions = Annotated[int, typer.Option("--sessions", min=1, max=65000, help="How many.")]
+Auth = Annotated[str, typer.Option("--auth", callback=some(("mschap2", "mschap1", "chap", "pap")), help="How they authenticate.")]
+Rate = Annotated[float, typer.Option("--rate", min=0, help="Sessions that begin in a second; 0: as many as --window allows.")]
+Window = Annotated[int, typer.Option("--window", min=0, help="Sessions that may be coming up at once; 0: all.")]
+
+
+@contextlib.contextmanager
+def sentences() -> Iterator[None]:
+    """What went wrong in one sentence, and a status that says so; a signal unwinds, so that nothing stays behind."""
+    interruptible()
+    try:
+        yield
+    except LabError as error:
+        print(f"headrace: {error}", file=sys.stderr)
+        raise typer.Exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise typer.Exit(130)
+
+
+def keep(path: Path | None, rows: Rows) -> None:
+    if path:
+        given = [path.name if Path(name) == path else name for name in sys.argv[1:]]        # where it lies is no result
+        write(path, ["headrace", *given], rows)
+
+
+def ready(*paths: Path | None) -> None:
+    """The folders are there: better now than after the runs."""
+    for path in paths:
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def show(table: Any) -> None:
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def run(options: wires.Options) -> Rows:
+    """Rows of the wires, with a bar where there is a terminal."""
+    pin()
+    rows: Rows = []
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        rows.extend(wires.measure(options, lambda what: print(what, file=sys.stderr, flush=True)))
+        return rows
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
+                  transient=True) as progress:
+        task = progress.add_task("", total=wires.count(options))
+
+        def say(what: str) -> None:
+            progress.update(task, description=what, advance=0 if not progress.tasks[0].description or "loss-free" in what else 1)
+        rows.extend(wires.measure(options, say))
+    return rows
+
+
+def disturbed(rows: Rows) -> None:
+    most = max((row.get("foreign_share") or 0 for row in rows), default=0)
+    if most > FOREIGN:
+        print(f"the forwarder's core was not the bench's alone: up to {most:.0%} of it went to other processes", file=sys.stderr)
+
+
+def minutes(length: float) -> str:
+    return f"{length / 60:.0f} min {length % 60:.0f} s" if length >= 60 else f"{length:.0f} s"
+
+
+@app.callback(invoke_without_command=True)
+def bench(context: typer.Context,
+          full: Annotated[bool, typer.Option("--full", help="Everything, also the loss-free rates; hours.")] = False,
+          protocol: Annotated[str, typer.Option(callback=some(wires.PROTOCOLS), help="Of the tunnels.")] = ",".join(wires.PROTOCOLS),
+          peer: Annotated[str, typer.Option(callback=some(wires.PEERS), help="What runs beside it.")] = "",
+          json: Json = None) -> None:
+    """Benchmarks, as root: without a command a useful part of all, within eight minutes."""
+    if context.invoked_subcommand:
+        return
+    with sentences():
+        ready(json)
+        options = chosen(full, split(protocol), split(peer))
+        length = wires.seconds(options)
+        print(f"{sum(1 for _ in wires.cases(options))} cases, {options.repeat} runs of {options.duration:g} s each; this takes about "
+              f"{minutes(length)}", file=sys.stderr, flush=True)
+        rows = run(options)
+        show(wires.table(rows))
+        disturbed(rows)
+        keep(json, rows)
+
+
+def chosen(full: bool, protocols: list[str], peers: list[str]) -> wires.Options:
+    """What a bench without arguments runs: with many protocols its runs are shorter, so that it stays within its time."""
+    from dataclasses import replace
+    options = replace(wires.FULL if full else wires.DEFAULT, protocols=protocols, peers=peers)
+    while not full and wires.seconds(options) > LIMIT and options.duration > 0.25:
+        options = replace(options, duration=options.duration - 0.25)
+    return options
+
+
+@app.command(epilog="Example: headrace bench throughput --size 64,imix --direction down --sessions 1,10000 --wire plain --json down.json")
+def throughput(
+        protocol: Annotated[str, typer.Option(callback=some(wires.PROTOCOLS), help="Of the tunnels.")] = "l2tp",
+        traffic: Annotated[str, typer.Option(callback=some(TRAFFIC), help="iperf3, a stream a flow; generator and sink.")] = "tcp,udp",
+        size: Annotated[str, typer.Option(callback=sizes, help="Octets of an inner packet (of udp), or imix.")] = "64,1400,imix",
+        direction: Annotated[str, typer.Option(callback=some(DIRECTIONS), help="up is from the client; both: at once.")] = "up,down",
+        sessions: Annotated[str, typer.Option(callback=numbers, help="Sessions between which udp goes round.")] = "1",
+        flows: Annotated[str, typer.Option(callback=numbers, metavar="N", help="Distinct inner flows in all, one a session at least; "
+                                           "packets of a single one follow each other and may be merged. Without it: one a "
+                                           "session; of one session 64 for imix, and for small packets 1 and 64.")] = "",
+        wire: Annotated[str, typer.Option(callback=some(WIRES), help="offload passes super-packets whole.")] = "offload,plain",
+        workers: Annotated[str, typer.Option(callback=some(("1", "2")), help="The second shares the core of all the rest.")] = "1",
+        duration: Annotated[float, typer.Option(min=0.1, help="Seconds of a run; of tcp, rounded up to whole ones.")] = 5,
+        repeat: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 7,
+        rate: Annotated[float, typer.Option(min=0, help="Packets a second of udp, each way; 0: flat out.")] = 0,
+        loss_free: Annotated[bool, typer.Option("--loss-free", help="Also search the highest rate without loss (RFC 2544).")] = False,
+        loss_threshold: Annotated[float, typer.Option(min=0, max=1, help="The share that may be lost there.")] = 0,
+        trial: Annotated[float, typer.Option(min=0.1, help="Seconds of a trial of that search; RFC 2544 wants 60.")] = 1,
+        peer: Annotated[str, typer.Option(callback=some(wires.PEERS), help="Beside it: any of " + ",".join(wires.PEERS) + ".")] = "",
+        json: Json = None) -> None:
+    """Packets through a forwarder: cost, rate and loss beside the null tunnel."""
+    with sentences():
+        ready(json)
+        rows = run(wires.Options(
+            split(protocol), split(traffic), [s if s == "imix" else int(s) for s in split(size)], split(direction),
+            [int(n) for n in split(sessions)], [int(n) for n in split(flows)], split(wire), [int(n) for n in split(workers)], split(peer),
+            duration, repeat, rate, loss_threshold if loss_free else None, trial))
+        show(wires.table(rows))
+        disturbed(rows)
+        keep(json, rows)
+
+
+@app.command(epilog="Example: headrace bench setup --sessions 10000 --auth pap --json setup.json")
+def setup(sessions: Sessions = 10000,
+          tunnels: Annotated[int, typer.Option(min=1, help="That carry them.")] = 10,
+          auth: Auth = "mschap2", rate: Rate = 0, window: Window = 256,
+          repeat: Annotated[int, typer.Option(min=1, help="Runs, each with a new concentrator.")] = 3,
+          json: Json = None) -> None:
+    """How many sessions come up in a second, and what one costs."""
+    from . import setup as bench
+    with sentences():
+        ready(json)
+        row = bench.measure(sessions, tunnels, auth, rate, window, repeat)
+        show(bench.table([row]))
+        disturbed([{"foreign_share": row["foreign"]}])
+        if row["failed"]:
+            reason = row["samples"][0]["reason"] or "nothing was heard"
+            print(f"{row['failed']} did not come up, the first because: {reason}", file=sys.stderr)
+        keep(json, [row])
+
+
+@app.command(epilog="Example: headrace bench idle --sessions 60000 --tunnels 60000 --minutes 2")
+def idle(sessions: Sessions = 60000,
+         tunnels: Annotated[int, typer.Option(min=1, help="That carry them.")] = 60,
+         auth: Auth = "mschap2", rate: Rate = 0, window: Window = 256,
+         minutes: Annotated[float, typer.Option(min=0, help="How long nothing happens.")] = 5,
+         keepalive: Annotated[str, typer.Option(help="keepalive-timeout of the concentrator.")] = "30s",
+         json: Json = None) -> None:
+    """Memory and CPU of many sessions with nothing to do but keepalive."""
+    from . import idle as bench
+    with sentences():
+        ready(json)
+        row = bench.run(sessions, tunnels, auth, rate, window, 60 * minutes, keepalive, Console(stderr=True).print)
+        show(bench.table([row]))
+        keep(json, [row])
+
+
+@app.command(epilog="Example: headrace bench kernels -k 'test_up and 64'")
+def kernels(words: Annotated[str, typer.Option("-k", metavar="WORDS", help="Only these, as pytest's -k.")] = "",
+            json: Json = None) -> None:
+    """The stages in memory, without system calls."""
+    from . import kernels as bench
+    with sentences():
+        ready(json)
+        rows = bench.report(words)
+        show(bench.tabled(rows))
+        keep(json, rows)
