@@ -13,6 +13,8 @@ from headrace.control import command, listing, supervisor
 from headrace.control.automaton import TABLE
 from headrace.control.l2tpcall import CALL
 from headrace.control.l2tptunnel import TUNNEL
+from headrace.control.pptpcall import PAC, PNS
+from headrace.control.pptpconnection import CONNECTION
 from headrace.control.settings import Concentrator, L2tp, Profile, Secret, Table
 from headrace.control.statetable import Transitions
 from headrace.fastpath.packet import Verdict
@@ -89,7 +91,8 @@ def matrix(transitions: Transitions) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("table", [matrix(TUNNEL), matrix(CALL), textwrap.dedent(TABLE).strip("\n")], ids=["tunnel", "call", "ppp"])
+@pytest.mark.parametrize("table", [*map(matrix, (TUNNEL, CALL, CONNECTION, PAC, PNS)), textwrap.dedent(TABLE).strip("\n")],
+                         ids=["tunnel", "call", "connection", "pac", "pns", "ppp"])
 def test_state_tables_are_the_programs(table):
     assert table in (TREE / "control" / "README.md").read_text(), f"put this there:\n{table}"
 
