@@ -20,7 +20,7 @@ from ..fastpath.sys cimport (CLOCK_MONOTONIC, MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_
 from ..fastpath.table cimport Session, Table, Tables, address_hash, slot_of
 from ..fastpath.timer cimport rearm_all, turn
 from ..fastpath.up cimport admit, decap, link, order
-from ..fastpath.worker cimport BATCH, HEADROOM, Out, Worker
+from ..fastpath.worker cimport BATCH, HEADROOM, PORT_UDP, Out, Worker
 
 cdef extern from * nogil:
     """
@@ -139,7 +139,7 @@ cdef class Stages:
         return spent
 
     def up(self, Trace trace, int batch, bint cold=False):
-        """decap, link, order, admit over batches of this size; return how many packets went through."""
+        """decap, order, link, admit over batches of this size; return how many packets went through."""
         return self._pass(trace, batch, cold, UP)
 
     def down(self, Trace trace, int batch, bint cold=False):
@@ -201,11 +201,11 @@ cdef class Stages:
         cdef uint64_t start = now()
         cdef int n = 0
         if kind == UP:
-            decap(w)
+            decap(w, PORT_UDP)
             start = self._lap(start, 0)
-            link(w)
-            start = self._lap(start, 1)
             order(w)
+            start = self._lap(start, 1)
+            link(w)
             start = self._lap(start, 2)
             admit(w)
             n = w.count

@@ -1,6 +1,6 @@
 """What the stages cost in memory, in ns a packet: `headrace bench kernels`, or pytest on this file.
 
-    up         decap, link, order, admit        of datagrams that lie in a receive buffer
+    up         decap, order, link, admit        of datagrams that lie in a receive buffer
     down       route, encap                     of packets that lie in an arena
     cut        route, encap with cut            a segment of a super-packet
     coalesce   what deliver does before it writes
@@ -186,7 +186,7 @@ timed = pytest.mark.benchmark(timer=clock)
 def test_up(benchmark: Any, world: World, size: str, batch: int, spread: str) -> None:
     trace = world.trace("up", size, spread)
     measure(benchmark, world, lambda: world.stages.up(trace, batch, spread.endswith("cold")), trace.count, trace.count,
-            ("decap", "link", "order", "admit"))
+            ("decap", "order", "link", "admit"))
 
 
 @timed

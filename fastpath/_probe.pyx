@@ -5,6 +5,9 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from .bytes cimport load16, load32
+from .gre cimport Gre, GRE_LONGEST
+from .gre cimport pull_gre as pull_gre_header
+from .gre cimport push_gre as push_gre_header
 from .l2tp cimport L2tp
 from .l2tp cimport pull_l2tp as pull_l2tp_header
 from .packet import Verdict
@@ -40,6 +43,22 @@ def pull_l2tp(const uint8_t[::1] octets):
     cdef int at = pull_l2tp_header(p, octets.shape[0], &h)
     release(p, octets.shape[0])
     return (at, h) if at >= 0 else Verdict(-at)
+
+
+def pull_gre(const uint8_t[::1] octets):
+    """(octets in front of the payload, the header's fields), or the Verdict that it gets."""
+    cdef Gre h
+    cdef uint8_t* p = exact(octets)
+    cdef int at = pull_gre_header(p, octets.shape[0], &h)
+    release(p, octets.shape[0])
+    return (at, h) if at >= 0 else Verdict(-at)
+
+
+def push_gre(fields):
+    """The octets of a header."""
+    cdef Gre h = fields
+    cdef uint8_t p[GRE_LONGEST]
+    return p[:push_gre_header(p, &h)]
 
 
 def pull_ppp(const uint8_t[::1] octets):

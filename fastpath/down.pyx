@@ -12,7 +12,7 @@ from libc.string cimport memcpy, memset
 
 from .bytes cimport load16, load_key
 from .cut cimport Cutter, cut_begin, cut_next, finish_checksum
-from .encap cimport push_template, put_template
+from .encap cimport push_template
 from .fragment cimport Fragmenter, fragment_begin, fragment_next
 from .icmp cimport icmp_too_big
 from .ip cimport IP4_DESTINATION, IP4_TOS, IP6_DESTINATION, TCP_HEADER, read_headers
@@ -25,7 +25,8 @@ from .scope cimport of_link
 from .stage cimport STAGE_COLLECT, STAGE_ENCAP, STAGE_LOOP, STAGE_RING, STAGE_ROUTE, carried, enter, in_kernel, out_of_kernel
 from .sys cimport (VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, iovec, load_acquire8, load_acquire32, poison, prefetch, read,
                    unpoison, virtio_net_hdr, writev)
-from .table cimport CONFIG_CLAMP_MSS, CONFIG_COPY_DSCP, CONFIG_IP, OPEN, Config, Session, by_address, config_of, prefetch_address, prefetch_down
+from .table cimport (CONFIG_CLAMP_MSS, CONFIG_COPY_DSCP, CONFIG_IP, OPEN, TEMPLATE, Config, Session, by_address, config_of,
+                     prefetch_address, prefetch_down)
 from .worker cimport ARENA, ARENAS, HEADROOM, Out, Worker
 
 cdef enum:
@@ -225,8 +226,8 @@ cdef inline void single(Worker* w, Packet* p) noexcept nogil:
     cdef uint8_t* head
     if full(w.out):
         transmit(w)
-    head = push_template(p.data, s, c, p.flags & FLAG_V6)
-    push(w.out, &s.path, s, outer_tos(p), 1, head, c.template_length + p.length, NULL, 0)
+    head = push_template(p.data, s, c, p.flags & FLAG_V6, p.length)
+    push(w.out, &s.path, s, outer_tos(p), 1, head, <size_t>(p.data - head) + p.length, NULL, 0)
     s.tx_packets += 1
     s.tx_bytes += p.length
 
@@ -247,9 +248,9 @@ cdef void cut(Worker* w, Packet* p) noexcept nogil:
     for k in range(n):
         if full(w.out):
             transmit(w)
-        head = scratch(w.out)
-        inner = put_template(head, s, p.config, p.flags & FLAG_V6)
+        inner = scratch(w.out) + TEMPLATE
         length = cut_next(&c, inner, &payload, &payload_length)
+        head = push_template(inner, s, p.config, p.flags & FLAG_V6, length + payload_length)
         push(w.out, &s.path, s, tos, 1, head, <size_t>(inner - head) + length, payload, payload_length)
         s.tx_bytes += length + payload_length
     s.tx_packets += n
@@ -324,9 +325,9 @@ cdef void send_fragments(Worker* w, Packet* p, const uint8_t* ip, size_t n) noex
     for k in range(pieces):
         if full(w.out):
             transmit(w)
-        head = scratch(w.out)
-        inner = put_template(head, s, p.config, False)
+        inner = scratch(w.out) + TEMPLATE
         length = fragment_next(&f, inner, &payload, &payload_length)
+        head = push_template(inner, s, p.config, False, length + payload_length)
         push(w.out, &s.path, s, outer_tos(p), 1, head, <size_t>(inner - head) + length, payload, payload_length)
         s.tx_packets += 1
         s.tx_bytes += length + payload_length

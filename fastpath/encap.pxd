@@ -1,17 +1,23 @@
 """The encapsulation: a template that control computed, and the octets that differ from packet to packet.
 
-    | tunnel header, Ns at ns_at | PPP header at ppp_at |   template_length octets, at most TEMPLATE
+    | tunnel header; length at length_at, sequence number at ns_at | PPP header at ppp_at |   at most TEMPLATE octets
+
+L2TP's template is its data header. That of PPTP is a GRE header with both numbers; the acknowledgment is left out of
+what has nothing to acknowledge, and the header begins four octets later.
 
 It is made for IPv4; the last octet of PPP's protocol, 21, is 57 for IPv6, whether the octet before it is left out or not.
 
 Copies have fixed sizes and so are a few moves; a copy of so many octets as the template has would be a call, or a string
 instruction that takes longer to start than everything else that happens to a packet. What they write too much lies in front of
-the header in headroom, or behind it where the packet's own headers come next.
+the header.
 """
-from libc.stdint cimport uint8_t
-from libc.string cimport memcpy
+from libc.stddef cimport size_t
+from libc.stdint cimport uint8_t, uint16_t
+from libc.string cimport memcpy, memmove
 
-from .bytes cimport store16
+from .bytes cimport store16, store32
+from .gre cimport GRE_BASE, GRE_S
+from .packet cimport KIND_PPTP
 from .ppp cimport PPP_IPV6
 from .table cimport TEMPLATE, Config, Session
 
@@ -19,33 +25,40 @@ cdef enum:
     HALF = TEMPLATE // 2
 
 
-cdef inline void number(uint8_t* head, Session* s, const Config* c) noexcept nogil:
-    """The next Ns, where data is sequenced (RFC 2661 section 5.4)."""
-    if c.ns_at:
-        store16(head + c.ns_at, s.tx_ns)
-        s.tx_ns += 1
+cdef inline uint8_t* number(uint8_t* head, Session* s, const Config* c) noexcept nogil:
+    """The next sequence number, where data is sequenced: L2TP's Ns (RFC 2661 section 5.4), or GRE's with what there is to acknowledge
+    (RFC 2637 section 4.1). Return the head."""
+    if s.kind != KIND_PPTP:
+        store16(head + c.ns_at, <uint16_t>s.tx_next)
+        s.tx_next += 1
+        return head
+    store32(head + 8, s.tx_next)
+    s.tx_next += 1
+    if s.rx_acked != s.rx_next:
+        s.rx_acked = s.rx_next
+        store32(head + 12, s.rx_next - 1)
+        return head
+    memmove(head + 4, head, 12)
+    store16(head + 4, GRE_BASE | GRE_S)
+    return head + 4
 
 
-cdef inline uint8_t* push_template(uint8_t* inner, Session* s, const Config* c, bint v6) noexcept nogil:
-    """Write the encapsulation in front of `inner`, where there are TEMPLATE octets of headroom; return its head. Budget: 2 ns."""
-    cdef uint8_t* head = inner - c.template_length
+cdef inline uint8_t* push_tunnel(uint8_t* at, Session* s, const Config* c, size_t n, size_t length) noexcept nogil:
+    """Write the first n octets of the encapsulation, those in front of PPP's header or all of them, in front of `at`, where there are
+    TEMPLATE octets of room; `length` octets come behind. Return the head. Budget: 2 ns."""
+    cdef uint8_t* head = at - n
     # Of a shorter one the fields of Config that stand before it come along.
-    memcpy(inner - HALF, c.template + c.template_length - HALF, HALF)
-    if c.template_length > HALF:
+    memcpy(at - HALF, c.template + n - HALF, HALF)
+    if n > HALF:
         memcpy(head, c.template, HALF)
-    number(head, s, c)
+    if c.length_at:
+        store16(head + c.length_at, <uint16_t>(n - c.ppp_at + length))
+    return number(head, s, c) if c.ns_at else head
+
+
+cdef inline uint8_t* push_template(uint8_t* inner, Session* s, const Config* c, bint v6, size_t length) noexcept nogil:
+    """Write the encapsulation in front of an inner packet of that length; return its head."""
+    cdef uint8_t* head = push_tunnel(inner, s, c, c.template_length, length)
     if v6:
         (inner - 1)[0] = PPP_IPV6
-    return head
-
-
-cdef inline uint8_t* put_template(uint8_t* head, Session* s, const Config* c, bint v6) noexcept nogil:
-    """Write the encapsulation at `head`, where there is room for TEMPLATE octets; return what comes behind it. Budget: 2 ns."""
-    memcpy(head, c.template, HALF)
-    if c.template_length > HALF:
-        memcpy(head + HALF, c.template + HALF, HALF)
-    number(head, s, c)
-    head += c.template_length
-    if v6:
-        (head - 1)[0] = PPP_IPV6
     return head

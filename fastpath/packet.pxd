@@ -13,6 +13,7 @@ from .table cimport Config, Session
 cpdef enum Kind:
     KIND_NONE = 0
     KIND_L2TP = 1
+    KIND_PPTP = 2
 
 # What became of a packet. Each outcome is declared here once: the C constant, the Python enum, the
 # counter's index and its name. fastpath/README.md says where each is set.
@@ -23,11 +24,12 @@ cpdef enum Verdict:
     PUNT                  # given to control
     ECHO                  # LCP echo or discard, dealt with by the worker
     HELLO                 # L2TP HELLO acknowledged by the worker while control is away
+    ACK                   # a GRE acknowledgment without payload
     HANDED                # given to the worker that owns the session
     FRAGMENTED            # sent as several IP fragments (DF clear)
     TOO_BIG               # answered by ICMP fragmentation-needed or packet-too-big
     DROP_SHORT            # a header is cut off
-    DROP_VERSION          # not L2TPv2
+    DROP_VERSION          # not L2TPv2, not enhanced GRE
     DROP_LENGTH           # a length field that the datagram does not hold
     DROP_OFFSET           # an L2TP offset that runs past the end
     DROP_NO_SESSION       # no session has this id
@@ -73,11 +75,11 @@ cdef struct Packet:
     uint8_t verdict
     uint8_t outer_tos     # up: TOS octet of the datagram it came in; down: the inner one, or traffic class, to be inherited
     uint8_t buffer        # index of the receive buffer it lies in
-    uint32_t message      # index of its datagram's description (addresses), or its L2TP Ns
+    uint32_t tunnel       # that it names, see table.pxd; must be the session's
+    uint32_t sequence     # L2TP's Ns or GRE's sequence number
     uint16_t protocol     # PPP protocol number
-    uint16_t ns
-    uint8_t has_ns
-    uint8_t pad[3]
+    uint8_t sequence_bits # of that number, 16 or 32; 0: it has none
+    uint8_t pad
 
 cdef inline void forward(Packet* p, size_t n) noexcept nogil:
     """Strip n octets in front."""

@@ -1,4 +1,4 @@
-"""The wire side's UDP sockets: what waits to be sent, batched reads and grouped sends.
+"""The wire side's sockets, UDP and raw: what waits to be sent, batched reads and grouped sends.
 
 `push` puts one datagram into Out; `transmit` sends all of them. Pieces stay where they are until then.
 """

@@ -1,7 +1,7 @@
-"""Batched reads and grouped sends on UDP sockets.
+"""Batched reads and grouped sends on UDP sockets, and on raw ones of GRE.
 
-receive   recvmmsg into 64 KiB buffers; with UDP_GRO each holds up to BURST equal datagrams
-transmit  datagrams with the same path, TOS and size leave in one message with UDP_SEGMENT
+receive   recvmmsg into 64 KiB buffers; with UDP_GRO each holds up to BURST equal datagrams, a raw socket gives the IPv4 header too
+transmit  datagrams with the same path, TOS and size leave in one message with UDP_SEGMENT; GRE has nothing of the kind
 
 A segment that is larger than the path's MTU gives EMSGSIZE, a route with an IPsec policy EIO: such a group is
 sent again datagram by datagram, and its sessions stay without UDP_SEGMENT for a minute.
@@ -17,8 +17,8 @@ from .sys cimport (AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_N
                    IP_PKTINFO, IP_TOS, IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, IPV6_TCLASS, MSG_DONTWAIT, SOL_UDP, UDP_GRO,
                    UDP_SEGMENT, cmsghdr, errno, in6_pktinfo, in_pktinfo, iovec, load_acquire32, mmsghdr, msghdr, poison, recvmmsg, sendmmsg,
                    sockaddr_in, sockaddr_in6, unpoison)
-from .table cimport Path
-from .worker cimport BUFFER, BUFFERS, HEADROOM, RECEIVES, SEGMENTS, Listener, Out, Receive, Segment, Worker
+from .table cimport Path, peer_hash
+from .worker cimport BUFFER, BUFFERS, HEADROOM, PORT_GRE, RECEIVES, SEGMENTS, Listener, Out, Receive, Segment, Worker
 
 cdef enum:
     GROUP = 64                # UDP_MAX_SEGMENTS before Linux 6.2... the least that any kernel takes
@@ -31,7 +31,6 @@ cdef void prepare(Worker* w) noexcept nogil:
     """Lay out the messages that recvmmsg fills; once, before the first `receive`."""
     cdef int i
     memset(w.incoming, 0, sizeof(w.incoming))
-    w.wanted = RECEIVES
     for i in range(RECEIVES):
         w.taken[i] = i
         w.incoming[i].msg_hdr.msg_iov = &w.incoming_iov[i]
@@ -48,7 +47,7 @@ cdef inline void reset(Worker* w, int i) noexcept nogil:
     w.incoming_iov[i].iov_len = BUFFER - HEADROOM
 
 
-cdef int free_buffers(Worker* w) noexcept nogil:
+cdef int free_buffers(Worker* w, int wanted) noexcept nogil:
     """Put buffers that nobody else holds into `taken`, the low ones first, because they are warm; how many, at most `wanted`."""
     cdef int i, found = 0
     for i in range(BUFFERS):
@@ -57,7 +56,7 @@ cdef int free_buffers(Worker* w) noexcept nogil:
                 w.taken[found] = i
                 reset(w, found)
             found += 1
-            if found == w.wanted:
+            if found == wanted:
                 break
     return found
 
@@ -66,12 +65,12 @@ cdef int receive(Worker* w, Listener* l) noexcept nogil:
     """One recvmmsg. Return how many of `taken` it filled; their Receive says what they are. Where the wire merges nothing, the
     more datagrams it brings the more of a flow go into one write to the inner port; where it does, a few are much.
     Budget: 10 ns a buffer, besides the kernel's part."""
-    cdef int i, n = w.wanted
+    cdef int i, n = l.wanted
     cdef uint32_t datagrams = 0
     cdef uint64_t since
     cdef Receive* r
     if w.workers > 1:
-        n = free_buffers(w)
+        n = free_buffers(w, n)
         if n == 0:
             return 0
     for i in range(n):
@@ -86,10 +85,13 @@ cdef int receive(Worker* w, Listener* l) noexcept nogil:
         r = &w.receive[w.taken[i]]
         r.length = w.incoming[i].msg_len
         poison(<uint8_t*>w.incoming_iov[i].iov_base + r.length, BUFFER - HEADROOM - r.length)
-        read_ancillary(l, &w.incoming[i].msg_hdr, r)
+        if l.kind == PORT_GRE:
+            read_ip(l, <uint8_t*>w.incoming_iov[i].iov_base, r)
+        else:
+            read_ancillary(l, &w.incoming[i].msg_hdr, r)
         datagrams += (r.length + r.segment - 1) // r.segment if r.segment else 1
         reset(w, i)
-    w.wanted = RECEIVES if datagrams <= <uint32_t>n * (RECEIVED // RECEIVES) else <int>(<uint32_t>n * RECEIVED // datagrams)
+    l.wanted = RECEIVES if datagrams <= <uint32_t>n * (RECEIVED // RECEIVES) else <int>(<uint32_t>n * RECEIVED // datagrams)
     return n
 
 
@@ -116,6 +118,24 @@ cdef inline uint32_t take_scope(uint8_t* address) noexcept nogil:
     return interface
 
 
+cdef void read_ip(Listener* l, const uint8_t* p, Receive* r) noexcept nogil:
+    """The IPv4 header in front of what a raw socket received. The kernel has looked at it, and put fragments together."""
+    cdef uint32_t header = (p[0] & 15) * 4
+    r.path = l.path
+    r.tos = 0
+    r.offset = 0
+    if r.length < 20 or r.length < header:
+        r.length = 0
+    else:
+        r.tos = p[1]
+        map4(r.path.peer, p + 12)
+        map4(r.path.local, p + 16)
+        r.tunnel = peer_hash(r.path.peer)
+        r.offset = header
+        r.length -= header
+    r.segment = r.length
+
+
 cdef void read_ancillary(Listener* l, msghdr* m, Receive* r) noexcept nogil:
     """Peer, local address, TOS and the size of the datagrams in this buffer."""
     cdef cmsghdr* c = CMSG_FIRSTHDR(m)
@@ -123,6 +143,7 @@ cdef void read_ancillary(Listener* l, msghdr* m, Receive* r) noexcept nogil:
     cdef sockaddr_in6* a6 = <sockaddr_in6*>m.msg_name
     cdef int32_t size
     r.segment = r.length
+    r.offset = 0
     r.tos = 0
     r.path = l.path
     if l.family6:
@@ -216,7 +237,7 @@ cdef int group(Worker* w, const Segment* s, int n) noexcept nogil:
     """How many of the n datagrams from s on may leave in one message."""
     cdef int k = 1
     cdef uint32_t total = s.size
-    if not w.gso or not may_segment(w, s):
+    if not w.listener[s.path.port].gso or not may_segment(w, s):
         return 1
     while (k < n and k < GROUP and s[k - 1].size == s.size and s[k].size <= s.size and s[k].tos == s.tos
            and total + s[k].size <= LARGEST and (s[k].path == s.path or same_path(s[k].path, s.path))

@@ -11,12 +11,13 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from .bytes cimport load16, store16, store32
+from .encap cimport push_tunnel
 from .l2tp cimport L2TP_L
 from .packet cimport DROP_LENGTH, DROP_NO_SESSION, DROP_NO_TUNNEL, DROP_PUNT, DROP_RATE, DROP_SHORT, HELLO, PUNT
 from .port cimport count, full, push, same_peer, scratch, transmit
 from .stage cimport STAGE_LOOP, STAGE_PUNT, Stage, carried, enter, in_kernel, out_of_kernel
 from .sys cimport (EINTR, MSG_DONTWAIT, SIOCOUTQ, errno, ioctl, iovec, load_acquire8, load_acquire64, mmsghdr, recvmmsg, sendmmsg)
-from .table cimport FREE, RETIRED, Config, Path, Session, Tunnel, config_of
+from .table cimport FREE, RETIRED, TEMPLATE, Config, Path, Session, Tunnel, config_of
 from .timer cimport arm
 from .worker cimport FRAME, PUNTS, SCRATCH, Out, Worker
 
@@ -221,6 +222,7 @@ cdef void obey(Worker* w, PuntHeader* h, uint8_t* body) noexcept nogil:
     cdef uint8_t state = load_acquire8(&s.state)
     cdef Config* c
     cdef uint8_t* head
+    cdef uint8_t* ppp
     if state == FREE or state == RETIRED or s.generation != h.generation or s.owner != w.index:
         count(w, DROP_NO_SESSION, 1)
         return
@@ -233,13 +235,10 @@ cdef void obey(Worker* w, PuntHeader* h, uint8_t* body) noexcept nogil:
         if c.keepalive:
             arm(w, h.slot, s, w.tick + c.keepalive)
     elif h.kind == PUNT_PPP:
-        head = scratch(w.out)
-        memcpy(head, c.template, c.ppp_at)
-        if c.ns_at:
-            store16(head + c.ns_at, s.tx_ns)
-            s.tx_ns += 1
-        store32(head + c.ppp_at, 0xFF030000U | h.protocol)
-        push(w.out, &s.path, s, 0, 0, head, c.ppp_at + 4, body, h.length)
+        ppp = scratch(w.out) + TEMPLATE
+        store32(ppp, 0xFF030000U | h.protocol)
+        head = push_tunnel(ppp, s, c, c.ppp_at, 4 + h.length)
+        push(w.out, &s.path, s, 0, 0, head, <size_t>(ppp + 4 - head), body, h.length)
 
 
 cdef class Channel:

@@ -20,8 +20,8 @@ cpdef enum Stage:
     STAGE_SLEEP           # in epoll, and nothing came
     STAGE_RECEIVE
     STAGE_DECAP
-    STAGE_LINK
     STAGE_ORDER
+    STAGE_LINK
     STAGE_ADMIT
     STAGE_DELIVER
     STAGE_COLLECT

@@ -5,8 +5,8 @@ class Stage(IntEnum):
     STAGE_SLEEP = 1
     STAGE_RECEIVE = 2
     STAGE_DECAP = 3
-    STAGE_LINK = 4
-    STAGE_ORDER = 5
+    STAGE_ORDER = 4
+    STAGE_LINK = 5
     STAGE_ADMIT = 6
     STAGE_DELIVER = 7
     STAGE_COLLECT = 8

@@ -8,8 +8,10 @@ never used costs no memory, and because a look at one would cost it too, scans g
 
 A session's slot follows from the ids that we choose: slot = (our tunnel id mod banks) << 16 | our
 session id. Ids can be guessed, so what was received must match the record's path and tunnel too.
+In PPTP the call id is the session's and a hash of the peer's address stands for the tunnel's.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from .cipher cimport Cipher
 from .sys cimport load_acquire8, prefetch, prefetch_write
@@ -33,7 +35,7 @@ cpdef enum State:
 cpdef enum ConfigFlag:
     CONFIG_ADMIT_ANY = 1      # any inner source address
     CONFIG_CLAMP_MSS = 2
-    CONFIG_SEQUENCED = 4      # L2TP data carries Ns, both ways
+    CONFIG_SEQUENCED = 4      # data is numbered both ways: L2TP's Ns, GRE's sequence numbers
     CONFIG_COPY_DSCP = 8      # the outer DSCP is the inner one (RFC 2983); ECN always is (RFC 6040 section 4.1)
     CONFIG_IP = 16            # IPCP is open: IPv4 is user data
     CONFIG_IPV6 = 32          # IPV6CP is open: IPv6 is
@@ -57,8 +59,8 @@ cdef struct Config:           # 128 octets
     uint16_t flags
     uint8_t template_length
     uint8_t ppp_at            # where in the template PPP's header begins
-    uint8_t ns_at             # where in the template Ns is patched; 0: nowhere
-    uint8_t length_at         # where the datagram's length is patched; 0: nowhere
+    uint8_t ns_at             # where in the template the sequence number is patched; 0: nowhere
+    uint8_t length_at         # where the length of what is behind the tunnel's header is patched; 0: nowhere
     uint8_t tos               # the outer DSCP in its place, unless CONFIG_COPY_DSCP
     uint8_t pad0
     uint16_t mtu              # the largest inner packet toward the peer
@@ -78,8 +80,8 @@ cdef struct Config:           # 128 octets
 cdef struct Session:          # 512 octets
     # -- identity: written by control before it publishes, constant until the slot is reused
     uint32_t generation       # with the slot: the session's handle everywhere; never runs backwards
-    uint16_t tunnel           # our tunnel id
-    uint16_t session          # our session id, the low half of the slot
+    uint16_t tunnel           # our tunnel id; PPTP: peer_hash of the peer
+    uint16_t session          # our session id or call id, the low half of the slot
     uint8_t kind
     uint8_t state             # published with release
     uint8_t owner             # the worker that owns it whole, both directions
@@ -95,17 +97,21 @@ cdef struct Session:          # 512 octets
     uint64_t rx_bytes         # octets of inner IP packets
     uint32_t last_rx          # tick of the last datagram of any kind
     uint32_t last_user        # tick of the last user data from the peer
-    uint16_t rx_ns            # next Ns expected, when sequenced
-    uint8_t rx_started
+    uint32_t rx_next          # sequence number expected next, of L2TP's the low half
+    uint32_t rx_acked         # GRE: rx_next when it was last acknowledged
+    uint32_t ack_next         # slot after this one of those that owe an acknowledgment, 0: last
+    uint8_t rx_started        # rx_next means something
+    uint8_t acking            # Acking, see ack.pxd
     uint8_t solicits          # frames of link scope given to control since
+    uint8_t pad8
     uint32_t solicits_since   # tick
-    uint8_t pad2[32]
+    uint8_t pad2[20]
     # -- transmit: written by the owning worker
     uint64_t tx_packets
     uint64_t tx_bytes
-    uint16_t tx_ns
+    uint32_t tx_next          # sequence number of what is sent next, of L2TP's the low half
     uint8_t no_gso            # a segment was too large for UDP_SEGMENT on this path
-    uint8_t pad3[5]
+    uint8_t pad3[3]
     uint32_t gso_again        # tick at which it is tried again
     uint32_t last_tx_user     # tick of the last user data to the peer
     uint8_t pad4[32]
@@ -227,6 +233,14 @@ cdef class Tables:
 
 cdef inline uint32_t slot_of(const Table* t, uint16_t tunnel, uint16_t session) noexcept nogil:
     return (tunnel & t.bank_mask) << 16 | session
+
+
+cdef inline uint16_t peer_hash(const uint8_t* peer) noexcept nogil:
+    """What stands for the tunnel id of a PPTP peer: its calls lie in one bank, and call ids are unique there."""
+    cdef uint64_t h[2]
+    memcpy(h, peer, 16)
+    h[1] ^= h[0] * <uint64_t>0x9E3779B97F4A7C15
+    return <uint16_t>((h[1] ^ h[1] >> 32) * <uint64_t>0xD6E8FEB86659FD93 >> 48)
 
 
 cdef inline Config* config_of(Session* s) noexcept nogil:

@@ -193,8 +193,13 @@ cdef class Tables:
         return &self.table.sessions[slot]
 
     def slot(self, uint16_t tunnel, uint16_t session):
-        """Where the session with these ids of ours lives."""
+        """Where the session with these ids of ours lives. A PPTP call: `peer_hash` of its peer, and our call id."""
         return slot_of(&self.table, tunnel, session)
+
+    def peer_hash(self, bytes peer):
+        """What stands for the tunnel id in the calls of a PPTP peer, whose address has 16 octets here."""
+        peer = sixteen(peer)
+        return peer_hash(<const uint8_t*><const char*>peer)
 
     def publish(self, uint8_t kind, uint16_t tunnel, uint16_t session, uint8_t owner, path, **config):
         """Fill a quiescent slot and publish it OPENING; return (slot, generation). `path` is
@@ -313,7 +318,7 @@ cdef class Tables:
     def reusable(self, uint32_t slot):
         """Whether a slot may be published: it is free or retired, and in none of its worker's lists."""
         cdef Session* s = self._session(slot)
-        return s.state in (FREE, RETIRED) and s.armed == 0
+        return s.state in (FREE, RETIRED) and s.armed == 0 and s.acking == 0
 
     def used_slots(self):
         """The slots that were ever published, as an array of indices into `sessions()`."""

@@ -4,11 +4,12 @@ A session is in one list at most. When its tick comes and something was heard in
 for the rest of the time, so that traffic never touches the wheel. After keepalive-timeout of silence five echo
 requests leave a second apart, and a second after the fifth control hears that the peer is gone.
 """
+from libc.stddef cimport size_t
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from .bytes cimport load16, load32, store16, store32
-from .encap cimport put_template
+from .encap cimport push_tunnel
 from .packet cimport ECHO, Packet
 from .port cimport count, full, push, scratch, transmit
 from .ppp cimport LCP_DISCARD, LCP_ECHO_REPLY, LCP_ECHO_REQUEST, PPP_LCP
@@ -20,7 +21,8 @@ from .worker cimport SCRATCH, TEMPLATE, WHEEL, Out, Worker
 cdef enum:
     ECHOES = 5
     SECOND = 10               # ticks
-    ECHO_ROOM = SCRATCH - TEMPLATE - 4
+    LCP_AT = TEMPLATE + 4     # octets of scratch space in front of LCP
+    ECHO_ROOM = SCRATCH - LCP_AT
 
 
 cdef void rearm_all(Worker* w) noexcept nogil:
@@ -37,9 +39,9 @@ cdef void rearm_all(Worker* w) noexcept nogil:
             bits &= bits - 1
             s = &w.table.sessions[slot]
             state = load_acquire8(&s.state)
-            if state == FREE or state == RETIRED and s.armed == 0 or s.owner != w.index:
+            if state == FREE or state == RETIRED and s.armed == 0 and s.acking == 0 or s.owner != w.index:
                 continue        # the first two may be published at this moment
-            s.armed = 0
+            s.armed = s.acking = 0
             if state == OPEN:
                 arm(w, slot, s, w.tick + 1 + slot * <uint32_t>2654435761U % (3 * SECOND))
 
@@ -87,26 +89,25 @@ cdef void fire(Worker* w, uint32_t slot, Session* s) noexcept nogil:
         arm(w, slot, s, w.tick + SECOND)          # and again until control has retired it: the channel may be full
 
 
-cdef uint8_t* lcp_head(uint8_t* out, Session* s, Config* c) noexcept nogil:
-    """Encapsulation and FF 03 C0 21; return where LCP begins."""
-    put_template(out, s, c, False)
-    store32(out + c.ppp_at, 0xFF030000U | PPP_LCP)
-    return out + c.ppp_at + 4
+cdef void push_lcp(Out* out, uint8_t* lcp, size_t n, Session* s, Config* c) noexcept nogil:
+    """Queue the n octets at `lcp`, in the scratch space behind LCP_AT, with FF 03 C0 21 and the encapsulation in front."""
+    cdef uint8_t* head
+    store32(lcp - 4, 0xFF030000U | PPP_LCP)
+    head = push_tunnel(lcp - 4, s, c, c.ppp_at, 4 + n)
+    push(out, &s.path, s, 0, 0, head, <size_t>(lcp - head) + n, NULL, 0)
 
 
 cdef void request_echo(Worker* w, Session* s, Config* c) noexcept nogil:
     cdef Out* out = w.out
-    cdef uint8_t* head
     cdef uint8_t* p
     if full(out):
         transmit(w)
-    head = scratch(out)
-    p = lcp_head(head, s, c)
+    p = scratch(out) + LCP_AT
     s.echo_id += 1
     p[0], p[1] = LCP_ECHO_REQUEST, s.echo_id
     store16(p + 2, 8)
     store32(p + 4, c.our_magic)
-    push(out, &s.path, s, 0, 0, head, p + 8 - head, NULL, 0)
+    push_lcp(out, p, 8, s, c)
 
 
 cdef bint answer_echo(Worker* w, Packet* p) noexcept nogil:
@@ -118,7 +119,6 @@ cdef bint answer_echo(Worker* w, Packet* p) noexcept nogil:
     cdef Config* c = p.config
     cdef Out* out = w.out
     cdef uint16_t length
-    cdef uint8_t* head
     cdef uint8_t* r
     if p.length < 8 or (q[0] != LCP_ECHO_REQUEST and q[0] != LCP_ECHO_REPLY and q[0] != LCP_DISCARD):
         return False
@@ -130,11 +130,10 @@ cdef bint answer_echo(Worker* w, Packet* p) noexcept nogil:
             return False
         if full(out):
             transmit(w)
-        head = scratch(out)
-        r = lcp_head(head, p.session, c)
+        r = scratch(out) + LCP_AT
         memcpy(r, q, length)
         r[0] = LCP_ECHO_REPLY
         store32(r + 4, c.our_magic)
-        push(out, &p.session.path, p.session, 0, 0, head, r + length - head, NULL, 0)
+        push_lcp(out, r, length, p.session, c)
     count(w, ECHO, 1)
     return True

@@ -1,10 +1,12 @@
 """From the wire inward. The stages are named for the benchmarks that run them one by one."""
+from libc.stdint cimport uint8_t
+
 from .worker cimport Listener, Worker
 
 cdef int up(Worker* w, Listener* l) noexcept nogil
 cdef void up_handed(Worker* w) noexcept nogil
 
-cdef void decap(Worker* w) noexcept nogil
-cdef void link(Worker* w) noexcept nogil
+cdef void decap(Worker* w, uint8_t kind) noexcept nogil
 cdef void order(Worker* w) noexcept nogil
+cdef void link(Worker* w) noexcept nogil
 cdef void admit(Worker* w) noexcept nogil

@@ -11,7 +11,7 @@ from .table cimport TEMPLATE, Path, Session, Table, WorkerRecord
 
 cdef enum:
     WORKERS = 16              # at most
-    LISTENERS = 16            # UDP sockets of one worker, at most
+    LISTENERS = 16            # sockets of one worker's wire side, at most
     HEADROOM = 128            # free octets in front of what is read
     RECEIVES = 64             # buffers of one recvmmsg, at most
     BUFFERS = 128             # receive buffers of 64 KiB: RECEIVES in use, the rest lent to other workers
@@ -32,6 +32,8 @@ cdef enum:
 cdef struct Receive:
     uint32_t segment          # octets a datagram, when UDP_GRO merged several
     uint32_t length
+    uint16_t offset           # octets of the buffer in front of the datagrams
+    uint16_t tunnel           # of a peer whose datagrams name none: its peer_hash
     uint8_t tos
     Path path                 # peer and local address of the datagrams
 
@@ -61,8 +63,15 @@ cdef struct Out:
     uint8_t control[SEGMENTS][96]
     uint8_t names[SEGMENTS][32]
 
+cpdef enum PortKind:
+    PORT_UDP = 0              # L2TP over UDP
+    PORT_GRE = 1              # PPTP over a raw socket of protocol 47
+
 cdef struct Listener:
     int fd
+    int wanted                # how many buffers the next receive may fill
+    uint8_t kind              # PortKind
+    uint8_t gso               # UDP_SEGMENT may be used
     uint8_t family6           # an AF_INET6 socket
     uint8_t any               # bound to the wildcard address: answers need the local address
     Path path                 # port index, local address and port, for what is received on it
@@ -94,7 +103,6 @@ cdef struct Worker:
     Worker* others[WORKERS]
     void* rings[WORKERS]      # Ring* from worker i to this one; NULL for itself
     # settings
-    uint8_t gso               # UDP_SEGMENT allowed
     uint8_t merge             # deliver may write super-packets: 1 of TCP, 2 of UDP too
     uint64_t spin_ns
     uint32_t stop
@@ -112,13 +120,15 @@ cdef struct Worker:
     uint32_t icmp_tokens
     uint32_t solicit_tokens   # IPv6 frames of link scope that may still go to control in this tick
     uint32_t greet_tokens     # SCCRQs that may still go to control in this tick
+    uint32_t owing            # first slot of those that owe an acknowledgment, 0: none
+    uint32_t due[BATCH]       # slots of those whose acknowledgment leaves at the end of this batch
+    int dues
     uint64_t lost             # ports that epoll found broken, as bits
     # scratch
     Packet batch[BATCH]
     int count
     Receive receive[BUFFERS]
     int taken[RECEIVES]       # buffers that the last recvmmsg filled
-    int wanted                # how many the next one may fill
     Loan buffer_loans[BUFFERS]
     Loan arena_loans[ARENAS]
     uint32_t cell_refs[CELLS]

@@ -1,6 +1,11 @@
+from enum import IntEnum
 from typing import Any
 
 from .table import Tables
+
+class PortKind(IntEnum):
+    PORT_UDP = 0
+    PORT_GRE = 1
 
 class Forwarder:
     def __init__(self, tables: Tables, workers: list[dict[str, Any]], *, spin_ns: int = 50000, gso: bool = True,

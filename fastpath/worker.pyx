@@ -5,6 +5,7 @@ import socket
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from .ack cimport pay_all
 from .down cimport down, down_handed
 from .packet cimport DROP_NO_SESSION, PASS, VERDICTS, Packet
 from .port cimport count, prepare, transmit
@@ -211,6 +212,7 @@ cdef void run(Worker* w) noexcept nogil:
         if w.tick != w.wheel_tick:
             enter(w, STAGE_WHEEL, 1)
             turn(w)
+            pay_all(w)
             enter(w, STAGE_LOOP, 0)
         settle(w)
     store_release8(&w.record.asleep, 1)
@@ -220,8 +222,9 @@ cdef class Forwarder:
     """The workers of this process. Descriptors stay the caller's and must outlive it.
 
     tables     a Tables
-    workers    a list with, for each worker, {"tun": fd, "punt": fd, "listeners": [(fd, family, any, local, local port)]}; the
-               index of a listener is its port in every Path. `local` has 16 octets.
+    workers    a list with, for each worker, {"tun": fd, "punt": fd, "listeners": [(fd, family, any, local, local port[, PortKind])]};
+               the index of a listener is its port in every Path. `local` has 16 octets. PORT_GRE: a raw socket of protocol 47; one
+               that receives nothing may be given to all workers but one.
     spin_ns    how long a worker looks for more before it sleeps
     gso        UDP_SEGMENT may be used
     merge      super-packets that may be written to the inner port: 0 none, 1 TCP, 2 TCP and UDP
@@ -237,8 +240,8 @@ cdef class Forwarder:
         for i, ports in enumerate(workers):
             self.workers[i] = new_worker(tables, i, len(workers))
             self.count += 1
-            open_ports(self.workers[i], ports)
-            self.workers[i].spin_ns, self.workers[i].gso, self.workers[i].merge = spin_ns, gso, merge
+            open_ports(self.workers[i], ports, gso)
+            self.workers[i].spin_ns, self.workers[i].merge = spin_ns, merge
         for i in range(self.count):
             for k in range(self.count):
                 self.workers[i].others[k] = self.workers[k]
@@ -315,7 +318,7 @@ cdef Worker* new_worker(Tables tables, int index, int workers) except NULL:
     return w
 
 
-cdef open_ports(Worker* w, dict ports):
+cdef open_ports(Worker* w, dict ports, bint gso):
     """Take the descriptors into the worker and its epoll."""
     cdef Listener* l
     if len(ports["listeners"]) > LISTENERS:
@@ -323,9 +326,12 @@ cdef open_ports(Worker* w, dict ports):
     w.tun, w.punt = ports["tun"], ports["punt"]
     with socket.socket(fileno=os.dup(w.punt)) as channel:
         w.punt_room = channel.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-    for i, (fd, family, any_address, local, port) in enumerate(ports["listeners"]):
+    for i, (fd, family, any_address, local, port, *kind) in enumerate(ports["listeners"]):
         l = &w.listener[i]
         l.fd, l.family6, l.any = fd, family == socket.AF_INET6, any_address
+        l.kind = kind[0] if kind else PORT_UDP
+        l.gso = gso and l.kind == PORT_UDP
+        l.wanted = RECEIVES
         l.path.port, l.path.local_port = i, port
         for k in range(16):
             l.path.local[k] = local[k]

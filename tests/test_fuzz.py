@@ -70,6 +70,8 @@ def bench(request, tmp_path_factory):
     bench.session(1, 1, INSIDE, sequenced=request.param, flags=2 | 8)
     bench.session(1, 2, "10.67.0.3", peer_session=9, state=State.OPENING)
     bench.session(1, 3, "10.67.0.4", peer_session=10, mtu=300)
+    bench.call(7, "10.67.0.5")
+    bench.call(8, "10.67.0.6", state=State.OPENING)
     yield bench
     bench.close()
 
@@ -112,6 +114,36 @@ def test_datagrams(bench, data):
         bench.peer.sendto(each, bench.address)
     still_works(bench)
     verdicts = next(count)
+    assert sum(verdicts.values()) == len(data) + 2, verdicts
+
+
+def gre(flags, call, sequence, ack, lie, payload):
+    """An enhanced GRE packet with the fields that flags promise; the length may lie."""
+    numbers = struct.pack("!I", sequence) * bool(flags & 0x1000) + struct.pack("!I", ack) * bool(flags & 0x80)
+    return struct.pack("!HHHH", flags, 0x880B, len(payload) + lie & 0xFFFF, call) + numbers + payload
+
+
+numbers = st.one_of(st.integers(0, 300), st.integers(0, 0xFFFFFFFF))
+packets = st.one_of(st.binary(max_size=40), st.builds(
+    gre, st.sampled_from([0x3001, 0x3001, 0x3081, 0x2081, 0x2001, 0xFFFF]), st.sampled_from([7, 7, 7, 8, 9, 0]), numbers, numbers,
+    st.sampled_from([0, 0, 0, 1, -1, 200]), st.builds(joined, links, spoilt(st.one_of(sound, lcp)))))
+raw = st.builds(lambda packet, cut, tos: ipv4("192.0.2.9", "192.0.2.1", packet, 47, tos=tos)[:cut],
+                packets, st.one_of(st.just(None), st.integers(0, 80)), st.integers(0, 255))
+
+
+@THOROUGH
+@given(st.lists(st.one_of(raw, raw, st.binary(min_size=1, max_size=60)), min_size=1, max_size=6))
+def test_gre(bench, data):
+    """As datagrams: each has one verdict, and exactly one."""
+    data = [each for each in data if each]
+    count = settled(bench, len(data) + 2)
+    next(count)
+    for each in data:
+        bench.gre[0].send(each)
+    still_works(bench)
+    verdicts = next(count)
+    while bench.gre_read(timeout=0):
+        pass
     assert sum(verdicts.values()) == len(data) + 2, verdicts
 
 
@@ -166,7 +198,7 @@ def test_orders(bench, frames, torn):
     """Frames from control, whole ones of any content and torn ones."""
     path = (0, bytes(16), 1701, bytes(10) + b"\xff\xff\x7f\0\0\1", bench.peer.getsockname()[1])
     slot = bench.tables.slot(1, 1)
-    bench.control.send(torn or b"\0")
+    bench.controls[0].send(torn or b"\0")
     bench.channels[0].send([(kind, at if at % 3 else slot, generation, protocol, path, body)
                             for kind, at, generation, protocol, body in frames])
     still_works(bench)

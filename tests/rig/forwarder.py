@@ -1,5 +1,5 @@
 """A real Forwarder without root: its wire is UDP on loopback, its inner port a SEQPACKET pair that carries what a TUN
-with virtio_net_hdr would, control's ends of the punt channels are ours."""
+with virtio_net_hdr would, another one what a raw socket of GRE would, control's ends of the punt channels are ours."""
 from __future__ import annotations
 
 import os
@@ -11,6 +11,7 @@ import threading
 from headrace.fastpath import punt, table, worker
 from headrace.fastpath.packet import Kind, Verdict
 from headrace.fastpath.table import State
+from headrace.fastpath.worker import PortKind
 
 VNET = struct.Struct("<BBHHHH")          # flags, gso_type, hdr_len, gso_size, csum_start, csum_offset
 SO_RCVBUFFORCE = 33
@@ -76,7 +77,7 @@ class Bench:
             for address, length in lengths:
                 door(address, length, 1)
         self.sockets: list[socket.socket] = []
-        self.wires, self.inner, self.channels, ports = [], [], [], []
+        self.wires, self.inner, self.gre, self.controls, self.channels, ports = [], [], [], [], [], []
         address = reuse or ("127.0.0.1", 0)
         for _ in range(workers):
             wire = self.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -91,9 +92,12 @@ class Bench:
             self.wires.append(wire)
             self.inner.append(ours)
             self.channels.append(punt.Channel(control.fileno()))
-            self.control = control
+            self.controls.append(control)
+            gre, raw = self.pair()
+            self.gre.append(gre)
             ports.append({"tun": theirs.fileno(), "punt": theirs2.fileno(),
-                          "listeners": [(wire.fileno(), socket.AF_INET, False, mapped("127.0.0.1"), address[1])]})
+                          "listeners": [(wire.fileno(), socket.AF_INET, False, mapped("127.0.0.1"), address[1]),
+                                        (raw.fileno(), socket.AF_INET, True, bytes(16), 0, PortKind.PORT_GRE)]})
         self.address = address
         self.peer = self.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         enlarge(self.peer)
@@ -134,6 +138,40 @@ class Bench:
         self.tables.set_state(slot, state)
         return slot, generation
 
+    def call(self, call=7, address="10.67.0.2", *, owner=0, peer="192.0.2.9", peer_call=0x1234, mtu=1400, state=State.OPEN, flags=22,
+             keepalive=0, tos=0):
+        """Install an open PPTP session; returns (slot, generation)."""
+        slot, generation = self.tables.publish(
+            Kind.KIND_PPTP, self.tables.peer_hash(mapped(peer)), call, owner, (1, mapped("192.0.2.1"), 0, mapped(peer), 0),
+            template=struct.pack("!HHHHII", 0x3081, 0x880B, 0, peer_call, 0, 0) + b"\xff\x03\x00\x21", ppp_at=16, ns_at=8, length_at=4,
+            mtu=mtu, mss=mtu - 40, address=mapped(address), gateway=mapped("10.67.0.1"), keepalive=keepalive, tos=tos,
+            our_magic=0x11111111, peer_magic=0x22222222, flags=flags)
+        self.tables.insert(mapped(address), 128, slot)
+        self.tables.set_state(slot, state)
+        return slot, generation
+
+    def gre_send(self, sequence: int | None, payload: bytes = b"", *, ack: int | None = None, call=7, peer="192.0.2.9", tos=0, worker=0):
+        """A packet from the peer as a raw socket gives it: `payload` begins behind FF 03."""
+        flags = 0x2001 | (0x1000 if sequence is not None else 0) | (0x80 if ack is not None else 0)
+        payload = b"\xff\x03" + payload if sequence is not None else b""
+        numbers = b"".join(struct.pack("!I", n & 0xFFFFFFFF) for n in (sequence, ack) if n is not None)
+        packet = struct.pack("!HHHH", flags, 0x880B, len(payload), call) + numbers + payload
+        self.gre[worker].send(ipv4(peer, "192.0.2.1", packet, 47, tos=tos))
+
+    def gre_read(self, worker=0, timeout=5.0):
+        """(flags, call, sequence, acknowledgment, payload) of the next packet to a peer, or None."""
+        if not select.select([self.gre[worker]], [], [], timeout)[0]:
+            return None
+        data = self.gre[worker].recv(1 << 16)
+        flags, kind, length, call = struct.unpack("!HHHH", data[:8])
+        sequence, ack, at = None, None, 8
+        if flags & 0x1000:
+            (sequence,), at = struct.unpack_from("!I", data, at), at + 4
+        if flags & 0x80:
+            (ack,), at = struct.unpack_from("!I", data, at), at + 4
+        assert kind == 0x880B and len(data) == at + length
+        return flags, call, sequence, ack, data[at:]
+
     def send(self, payload: bytes, tunnel=1, session=1, sock=None, head=None):
         """One L2TP data message from the peer: `payload` begins behind FF 03."""
         head = struct.pack("!HHH", 2, tunnel, session) + b"\xff\x03" if head is None else head
@@ -152,12 +190,8 @@ class Bench:
 
     def frames(self, worker=0, timeout=5.0):
         """Frames punted by a worker."""
-        fd = self.channel_fd(worker)
-        select.select([fd], [], [], timeout)
+        select.select([self.controls[worker]], [], [], timeout)
         return self.channels[worker].receive()
-
-    def channel_fd(self, worker):
-        return self.sockets[1 + 5 * worker + 2]
 
     def verdicts(self):
         """Name -> count over all workers."""
