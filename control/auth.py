@@ -52,12 +52,13 @@ class AuthRequest:
 class Accept:
     """The peer is who it says, and this is what it gets. `message` is what `verify` returned."""
     local_address: IPv4Address
-    remote_address: IPv4Address
+    remote_address: IPv4Address | None   # None: no IPCP
     dns: tuple[IPv4Address, ...] = ()    # at most two are told, as RFC 1877 has it
     wins: tuple[IPv4Address, ...] = ()
     message: str = ""                    # to the peer; of MS-CHAPv2 it begins with "S="
     encryption: Policy = IN_CLEAR
     keys: Keys | None = None             # what its authentication yields for MPPE
+    ipv6: bool = False                   # whether IPV6CP is spoken
 
 
 @dataclass(frozen=True, slots=True)

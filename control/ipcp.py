@@ -43,7 +43,7 @@ class IPCP(Automaton):
 
     @property
     def remote_address(self) -> IPv4Address:
-        return self.accept.remote_address if self.accept else self.theirs.get(ADDRESS, NOWHERE)
+        return (self.accept.remote_address or NOWHERE) if self.accept else self.theirs.get(ADDRESS, NOWHERE)
 
     @property
     def dns(self) -> tuple[IPv4Address, ...]:
@@ -76,7 +76,7 @@ class IPCP(Automaton):
     def missing(self, asked: set[int]) -> bytes:
         """RFC 1332 section 3.3: a peer that does not ask for an address is told which to ask for."""
         if self.accept and ADDRESS not in asked:
-            return option(ADDRESS, self.accept.remote_address.packed)
+            return option(ADDRESS, self.remote_address.packed)
         return b""
 
     def adapt(self, kind: int, value: Any, now: float) -> None:
@@ -90,7 +90,7 @@ class IPCP(Automaton):
 
     def unusable(self, what: str) -> None:
         if self.state != OPENED:   # else the link outlives it, and ends for a reason of its own
-            self.link.ending(Reason("ipcp", "rejected", f"the peer rejected {what} of IPCP, and we speak nothing else"))
+            self.link.ending(Reason("ipcp", "rejected", f"the peer rejected {what} of IPCP, and nothing else is open"))
 
     def this_layer_up(self, now: float, identifier: int, answer: bytes) -> None:
         if self.local_address == NOWHERE:

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 # PPP protocol numbers (RFC 1661 section 2, and the registry for the rest).
 IP, LCP_PROTOCOL, IPCP_PROTOCOL, CCP_PROTOCOL, PAP_PROTOCOL, CHAP_PROTOCOL = 0x0021, 0xC021, 0x8021, 0x80FD, 0xC023, 0xC223
+IPV6, IPV6CP_PROTOCOL = 0x0057, 0x8057
+
+LEAST_IPV6_MTU = 1280   # RFC 8200 section 5: a link that takes less carries no IPv6
 
 DEFAULT_MRU = 1500   # RFC 1661 section 6.1: in force when nobody negotiates another
 
@@ -38,6 +41,8 @@ class LinkSettings:
     user: str = ""                  # client: whom we are, and how we prove it
     password: str = ""
     encryption: Policy = IN_CLEAR   # client; a server's Accept tells it
+    ip: bool = True                 # client: which families to ask for; a server's Accept tells it
+    ipv6: bool = False
     use_peer_dns: bool = False      # client: ask for name servers (RFC 1877)
     pfc: bool = False               # ask the peer to compress the protocol field toward us
     acfc: bool = False              # ask the peer to leave out FF 03 toward us
@@ -46,7 +51,7 @@ class LinkSettings:
     max_terminate: int = 2
     max_failure: int = 5
     authentication_timeout: float = 30.0   # from LCP opened to the verdict
-    open_timeout: float = 60.0             # from the start of LCP to an open IPCP
+    open_timeout: float = 60.0             # from the start of LCP to an open IPCP or IPV6CP
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +60,8 @@ class LinkUp:
     with all that is in force, when an NCP opened or ended and the link stays up."""
     user: str                       # as on the wire, with DOMAIN\\ where the peer sent one
     method: str                     # of the authentication; "" where a client was not asked
-    local_address: IPv4Address
-    remote_address: IPv4Address     # 0.0.0.0 when a server tells its client none
+    local_address: IPv4Address      # 0.0.0.0 when IPCP is not open
+    remote_address: IPv4Address     # 0.0.0.0 also when a server tells its client none
     mtu: int                        # the largest packet that we may send
     mru: int                        # the largest that the peer may send
     accm: int                       # what the peer asked for; of no effect over a packet link
@@ -66,6 +71,14 @@ class LinkUp:
     peer_magic: int
     dns: tuple[IPv4Address, ...]    # server: given to the peer; client: given to us
     cipher: Cipher | None = None    # None: all in clear
+    ipv6: bool = False              # IPV6CP is open
+    local_identifier: int = 0       # of the link-local addresses, 64 bits
+    remote_identifier: int = 0      # 0: the peer will not have one
+
+    @property
+    def ip(self) -> bool:
+        """IPCP is open."""
+        return int(self.local_address) != 0
 
     @property
     def encoding(self) -> str:

@@ -22,13 +22,16 @@ from .auth import OPTION_OF, Accept, AuthRequest, Reject
 from .automaton import CLOSING, INITIAL, OPENED, STOPPING, Automaton
 from .ccp import CCP
 from .ipcp import IPCP, NOWHERE
+from .ipv6cp import IPV6CP
 from .lcp import ACCM, ACFC, LCP, MAGIC, PFC
 from .link import (
     CCP_PROTOCOL,
     CHAP_PROTOCOL,
     IP,
     IPCP_PROTOCOL,
+    IPV6CP_PROTOCOL,
     LCP_PROTOCOL,
+    LEAST_IPV6_MTU,
     PAP_PROTOCOL,
     CipherReset,
     LinkDown,
@@ -47,12 +50,12 @@ __all__ = ["PPP", "Accept", "AuthRequest", "CipherReset", "LinkDown", "LinkReset
 DEAD, ESTABLISH, AUTHENTICATE, NETWORK, TERMINATE = range(5)
 
 # What may arrive without a layer that waits for it, and is then no news.
-QUIET = (IP, IPCP_PROTOCOL, PAP_PROTOCOL, CHAP_PROTOCOL)
+QUIET = (IP, PAP_PROTOCOL, CHAP_PROTOCOL)
 
 MPPE_HEADER = 4     # octets by which a packet grows: MPPE's header, and the protocol number that it hides
 
 # The NCPs that carry user data: without one of them there is no link to speak of.
-NETWORKS = (IPCP_PROTOCOL,)
+NETWORKS = (IPCP_PROTOCOL, IPV6CP_PROTOCOL)
 
 Authentication = chap.Authenticator | chap.Peer | pap.Authenticator | pap.Peer
 
@@ -208,6 +211,8 @@ class PPP(Machine):
         if layer is self.lcp:
             self._finish(Reason("lcp", "timeout", "the peer did not answer our LCP Configure-Requests"))
         else:
+            if self._said is not None and layer.PROTOCOL in NETWORKS:       # what it noted is no reason for the link to end
+                self._reason = None
             self._open_waiting(layer, now)
 
     def protocol_rejected(self, protocol: int, now: float) -> None:
@@ -271,7 +276,13 @@ class PPP(Machine):
         keys = self._keys()
         if keys and self.encryption.use != "no":
             yield CCP(self.encryption, keys, self, self.settings, self.random)
-        yield IPCP(self.accept, self, self.settings, self.random)
+        ip = self.accept.remote_address is not None if self.accept else self.settings.ip
+        ipv6 = self.accept.ipv6 if self.accept else self.settings.ipv6
+        if ip:
+            yield IPCP(self.accept, self, self.settings, self.random)
+        header = MPPE_HEADER if self.encryption.use != "no" else 0
+        if ipv6 and min(self.settings.mtu, self.lcp.peer_mru) - header >= LEAST_IPV6_MTU:
+            yield IPV6CP(self.role, self, self.settings, self.random)
 
     def _open_waiting(self, layer: Automaton, now: float) -> None:
         """CCP is open, or will not be."""
@@ -293,6 +304,12 @@ class PPP(Machine):
     def ipcp(self) -> IPCP | None:
         ncp = self.ncps.get(IPCP_PROTOCOL)
         assert ncp is None or isinstance(ncp, IPCP)
+        return ncp
+
+    @property
+    def ipv6cp(self) -> IPV6CP | None:
+        ncp = self.ncps.get(IPV6CP_PROTOCOL)
+        assert ncp is None or isinstance(ncp, IPV6CP)
         return ncp
 
     @property
@@ -319,6 +336,7 @@ class PPP(Machine):
 
     def _link_up(self) -> None:
         lcp, ipcp = self.lcp, self.ipcp if self._is_open(IPCP_PROTOCOL) else None
+        ipv6cp = self.ipv6cp if self._is_open(IPV6CP_PROTOCOL) else None
         cipher = self.ccp.cipher if self.ccp and self._is_open(CCP_PROTOCOL) else None
         self._open_by = None
         theirs = lcp.theirs
@@ -328,7 +346,8 @@ class PPP(Machine):
             mtu=min(self.settings.mtu, lcp.peer_mru) - (MPPE_HEADER if cipher and cipher.send else 0), mru=lcp.mru,
             accm=theirs.get(ACCM, 0xFFFFFFFF),
             pfc=PFC in theirs, acfc=ACFC in theirs, our_magic=lcp.magic, peer_magic=theirs.get(MAGIC, 0), dns=ipcp.dns if ipcp else (),
-            cipher=cipher)
+            cipher=cipher, ipv6=ipv6cp is not None, local_identifier=ipv6cp.local_identifier if ipv6cp else 0,
+            remote_identifier=ipv6cp.remote_identifier if ipv6cp else 0)
         if link != self._said:
             self._said = link
             self._events.append(link)
