@@ -38,6 +38,7 @@ cdef enum:
     SIZES = 64
     MESSAGE = 66048         # room for the longest
     HEAD = ROOM + INNER
+    WHOLE = 61999           # octets of a super-packet that every TUN here takes: a longer one is dropped before it
 
 
 cdef inline uint32_t load_word(const uint8_t* p) noexcept nogil:
@@ -195,7 +196,9 @@ cdef class Generator:
     cdef int alike(self, int most, bint one) noexcept nogil:
         """How many of the next packets may share a send: of one size, at most `most` unless that is 0. They are taken."""
         cdef int size = self.sizes[self.at], n = 0
-        cdef int limit = self.burst if SUPER // (size + ROOM) > self.burst else SUPER // (size + ROOM)
+        cdef int limit = (WHOLE - INNER) // (size - INNER) if self.kind == FRAMING_BARE else SUPER // (size + ROOM)
+        if limit > self.burst:
+            limit = self.burst
         if most and most < limit:
             limit = most
         if one:

@@ -150,7 +150,8 @@ def stats(file: File = None, as_json: AsJson = False) -> None:
 
 
 # Commands that come with compiled parts and a lab: they are loaded when they are asked for.
-LAZY = {"bench": ("bench.command", "Benchmarks: throughput, set-up, idle sessions, kernels; as root.")}
+LAZY = {"bench": ("bench.command", "Benchmarks: throughput, set-up, idle sessions, kernels; as root."),
+        "profile": ("bench.profile", "What each packet costs, stage by stage; as root.")}
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from .tun import SetupError, exists
 log = logging.getLogger("headrace.kernel")
 
 SYSCTL = Path("/proc/sys")
-GSO_MAX_SIZE = 60000        # one TUN read makes one send: 65,507 octets of UDP less a header for each segment
+GSO_MAX_SIZE = 62000        # one TUN read makes one send: 65,507 octets of UDP less a header for each segment
 NFPROTO_IPV4, NF_INET_POST_ROUTING_NAT = 2, 100
 META_OIFNAME, NETWORK_HEADER, SOURCE_AT = 7, 1, 12
 

@@ -139,6 +139,10 @@ cdef class Tables:
         """Let stages be timed until then, by the monotonic clock; 0: no longer."""
         store_release64(&self.table.header.profile_until, until_ns)
 
+    @property
+    def profile_until(self):
+        return load_acquire64(&self.table.header.profile_until)
+
     def _array(self, size_t offset, size_t count, dtype):
         array = np.ndarray(count, dtype, buffer=memoryview(self), offset=offset)
         array.flags.writeable = False

@@ -16,7 +16,8 @@ from peers.concentrator import Concentrator
 from peers.lab import Lab
 
 # Files whose tests stay together: they pin threads to cores and look at what these did, or share what is made once.
-TOGETHER = {"test_lab.py": "cores", "test_generator.py": "cores", "test_annotate.py": "annotate", "test_fuzz.py": "fuzz"}
+TOGETHER = {"test_lab.py": "cores", "test_generator.py": "cores", "test_profile.py": "cores", "test_annotate.py": "annotate",
+            "test_fuzz.py": "fuzz"}
 
 
 def group(nodeid: str) -> str:

@@ -245,7 +245,7 @@ def test_up_and_orderly_down(place):
     place.run("sysctl", "-qw", "net.ipv4.conf.all.accept_redirects=0", "net.ipv6.conf.up0.accept_ra=1", "net.ipv4.conf.up1.forwarding=1")
     before = place.settings()
     process = place.start()
-    assert place.interface() == {"ifindex": place.interface()["ifindex"], "mtu": 1450, "gso": 60000, "queues": 2,
+    assert place.interface() == {"ifindex": place.interface()["ifindex"], "mtu": 1450, "gso": 62000, "queues": 2,
                                  "addresses": ["10.67.0.1/32"], "routes": ["10.67.0.0/16"]}
     during = place.settings().splitlines()
     assert {"net.ipv4.ip_forward = 1", "net.ipv4.conf.all.send_redirects = 0", "net.ipv4.conf.hr0.send_redirects = 0",
@@ -401,7 +401,7 @@ def test_reload(place):
     until("reloaded", (place.run_dir / "reloaded").exists)
     until("answered", lambda: (place.run_dir / "reloaded").read_text())
     assert (place.run_dir / "reloaded").read_text() == "taken"
-    assert place.interface() == {"ifindex": index, "mtu": 1400, "gso": 60000, "queues": 2, "addresses": ["10.67.0.1/32"],
+    assert place.interface() == {"ifindex": index, "mtu": 1400, "gso": 62000, "queues": 2, "addresses": ["10.67.0.1/32"],
                                  "routes": ["10.67.0.0/16", "10.68.0.0/24"]}
     (place.run_dir / "reloaded").unlink()
     place.configure()
