@@ -63,7 +63,16 @@ sanitize: build
 root:
 	@$(ROOT)
 
-packages: root
+# Debian's l2tpns starts a service when it is installed; the benchmark needs the program alone.
+PEERS := build/peers
+$(PEERS)/.unpacked:
+	@mkdir -p $(PEERS)
+	@echo "unpacking l2tpns"; cd $(PEERS) && $(APT) update >/dev/null \
+	  && apt-get -q download l2tpns $$(apt-cache depends l2tpns | sed -n 's/.*Depends: \(libcli.*\)/\1/p') >/dev/null 2>&1 \
+	  && for package in *.deb; do dpkg-deb -x $$package .; done
+	@touch $@
+
+packages: root $(PEERS)/.unpacked
 	@missing=$$(while read -r name file; do case $$name in \#*) ;; *) [ -e "$$file" ] || echo "$$name" ;; esac; done < tests/packages); \
 	  [ -z "$$missing" ] || { missing=$$(echo $$missing); $(INSTALL); }
 

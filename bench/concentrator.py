@@ -62,10 +62,7 @@ class Concentrator:
                  server: dict[str, Any] | None = None, environment: dict[str, str] | None = None, cpu: int | None = None) -> None:
         """`users`: how many may log in (`user`, `password`). `cpu`: where all of it runs unless `environment` pins its parts
         (HEADRACE_FORWARDER_CPUS, HEADRACE_CONTROL_CPUS)."""
-        memory = Path("/dev/shm")               # where /run is on a disk, the tables file would be written to it
-        room = memory if memory.is_dir() else Path(tempfile.gettempdir())
-        sweep(room)
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=room))
+        self.folder = scratch()
         self.run_dir, self.file, self.log = self.folder / "run", self.folder / "headrace.toml", self.folder / "log"
         config = toml(configuration(self.run_dir, concentrator or {}, server or {}))
         self.file.touch(mode=0o600)
@@ -128,6 +125,14 @@ class Concentrator:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def scratch() -> Path:
+    """A folder for this process; what killed benches left is taken away."""
+    memory = Path("/dev/shm")               # where /run is on a disk, the tables file would be written to it
+    room = memory if memory.is_dir() else Path(tempfile.gettempdir())
+    sweep(room)
+    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=room))
 
 
 def sweep(room: Path) -> None:

@@ -110,6 +110,17 @@ class Namespace:
             self.fd = -1
 
 
+def carried(side: Namespace, interface: str) -> tuple[int, int]:
+    """Packets that an interface brought into the kernel, and that it took from there."""
+    with side.entered():
+        for line in Path("/proc/thread-self/net/dev").read_text().splitlines():
+            name, _, numbers = line.partition(":")
+            if name.strip() == interface:
+                fields = numbers.split()
+                return int(fields[1]), int(fields[9])
+    raise LabError(f"there is no interface {interface} in namespace {side.name}")
+
+
 def end(process: subprocess.Popen[str], patience: float = 5) -> str:
     """SIGTERM, then SIGKILL; what the process still had to say on standard output."""
     process.terminate()

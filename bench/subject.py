@@ -36,6 +36,7 @@ class Far(NamedTuple):
     sessions: list[Session]
     interface: str              # the forwarder's TUN
     whole: bool = True          # which takes super-packets
+    inside: str = ""            # the peer's own TUN, where the framing is bare: `wire` is a socket behind it then
 
 
 class Packets(NamedTuple):

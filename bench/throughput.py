@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from .headrace import Headrace, Plain
+from .l2tpns import L2tpns
 from .lab import Lab, LabError
 from .sample import estimate
 from .search import TRIALS, LossFree, loss_free
 from .subject import MTU, Null, Subject
+from .vpn import Openvpn, WireguardGo
 from .wire import Case, Ready, Run, prepared
 
 Make = Callable[[Lab, int], Subject]
@@ -33,7 +35,8 @@ class Protocol(NamedTuple):
 
 PROTOCOLS = {"l2tp": Protocol(Headrace, Null)}
 # What may run beside the two: other forwarders; headrace without offloads; a second null tunnel, which shows the noise.
-PEERS: dict[str, type[Subject]] = {"null": Null, "offload-none": Plain}
+PEERS: dict[str, type[Subject]] = {"null": Null, "offload-none": Plain, "l2tpns": L2tpns, "wireguard-go": WireguardGo,
+                                   "openvpn": Openvpn}
 EXCESS = 1.5                # what the generator must do beyond the forwarder for its throughput to be a figure
 # What a run takes beside its duration, in seconds, and what a group of cases takes until its subjects are up; measured.
 BETWEEN = {"udp": 0.15, "tcp": 0.5}

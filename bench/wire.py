@@ -24,7 +24,7 @@ from .generator import Generator
 from .lab import FORWARDER, OTHERS, Lab, LabError, Meter, Usage
 from .port import merge, open_packet, open_tun, packet_address
 from .sink import Hole, Sink
-from .subject import INSIDE, MTU, Far, Packets, Subject
+from .subject import INSIDE, MTU, Far, Packets, Session, Subject
 
 SINK_PORT, HOLE_PORT = 9, 10
 TRAFFIC = ("tcp", "udp")
@@ -147,8 +147,15 @@ def traffic(subject: Subject, far: Far, case: Case, rate: float = 0, way: str = 
         with inner:
             inner.bind((INSIDE, SINK_PORT))
             merge(inner)
-            yield Way(Generator(far.wire.fileno(), far.framing, far.sessions, INSIDE, peer=far.host, **send),
-                      Sink(inner.fileno(), "bare", streams, begun))
+            sink = Sink(inner.fileno(), "bare", streams, begun)
+            if far.inside:
+                with subject.lab.peer.entered():
+                    into, address = open_packet(far.inside, False)
+                with into:
+                    there = [Session(0, 0, INSIDE)]
+                    yield Way(Generator(into.fileno(), "bare", there, far.sessions[0].address, peer=address, **send), sink)
+            else:
+                yield Way(Generator(far.wire.fileno(), far.framing, far.sessions, INSIDE, peer=far.host, **send), sink)
     else:
         with host.entered():
             into, address = open_packet(far.interface, far.whole)
