@@ -89,7 +89,7 @@ cdef int collect(Worker* w) noexcept nogil:
     if not choose_arena(w):
         return 0
     base = w.arenas + <size_t>w.arena * ARENA + w.arena_used
-    while w.count < COLLECT and used < ENOUGH and w.arena_used + used + ROOM <= ARENA:
+    while w.count < min(<int>COLLECT, w.room) and used < ENOUGH and w.arena_used + used + ROOM <= ARENA:
         at = base + used + HEADROOM
         v = <virtio_net_hdr*>(at - sizeof(virtio_net_hdr))
         unpoison(base + used, HEADROOM + SUPER)

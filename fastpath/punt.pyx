@@ -212,6 +212,7 @@ cdef int punt_in(Worker* w) noexcept nogil:
                 push(w.out, &h.path, NULL, 0, 0, body, h.length, NULL, 0)
         elif h.slot < w.table.header.banks << 16:
             obey(w, h, body)
+    w.slot = 0
     enter(w, STAGE_LOOP, 0)
     return n
 
@@ -223,6 +224,7 @@ cdef void obey(Worker* w, PuntHeader* h, uint8_t* body) noexcept nogil:
     cdef Config* c
     cdef uint8_t* head
     cdef uint8_t* ppp
+    w.slot = h.slot
     if state == FREE or state == RETIRED or s.generation != h.generation or s.owner != w.index:
         count(w, DROP_NO_SESSION, 1)
         return

@@ -20,15 +20,12 @@ cdef void switch(Worker* w) noexcept nogil:
     w.profiling = wanted
 
 
-cdef Stage change(Worker* w, Stage stage, int packets) noexcept nogil:
-    cdef Stage before = <Stage>w.stage
+cdef void change(Worker* w, Stage stage, int packets) noexcept nogil:
     cdef uint64_t now = stage_clock()
-    w.record.stage_ns[<int>before] += now - w.stage_since
+    w.record.stage_ns[w.stage] += now - w.stage_since
     w.stage_since = now
-    w.stage = stage
     if packets:
         passed_on(w, stage, packets)
-    return before
 
 
 cdef void passed_on(Worker* w, Stage stage, int packets) noexcept nogil:

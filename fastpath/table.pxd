@@ -24,6 +24,8 @@ cdef enum:
     TUNNELS = 65536
     COUNTERS = 64             # room for verdicts in a worker's record
     STAGES = 32               # room for stage timers
+    CRASHES = 8               # of which there is a record
+    SUSPECTS = 29             # sessions of one crash that are named
     TICK_NS = 100000000       # a tick: 100 ms of the monotonic clock
 
 cpdef enum State:
@@ -185,6 +187,18 @@ cdef struct WorkerRecord:     # written by its worker, whole pages
     uint64_t stage_batches[STAGES]
     uint8_t pad1[4096 - 128 - 9 * 8 - 8 * (COUNTERS + 4 * STAGES)]
 
+# A crash of a worker, written by it while it dies (crash.pyx).
+cdef struct Crash:            # 256 octets
+    uint64_t time_ns          # monotonic
+    uint16_t count            # of the slots
+    uint8_t signal
+    uint8_t worker
+    uint8_t stage
+    uint8_t pad[3]
+    uint32_t slots[SUSPECTS]  # whose packets were at hand
+    uint32_t generations[SUSPECTS]
+    uint8_t pad2[8]
+
 cdef struct Header:
     uint64_t magic
     uint32_t layout
@@ -203,8 +217,10 @@ cdef struct Header:
     uint64_t heartbeat        # control's, monotonic ns; stale: the worker answers HELLO
     uint64_t profile_until    # monotonic ns: until then stages are timed; written by who looks at them
     uint64_t ciphers
-    uint64_t spare[2]         # up to two lines
+    uint64_t crashes          # how many there were, stored with release by the worker that dies
+    uint64_t spare            # up to two lines
     AddressIndex index[2]
+    Crash crash[CRASHES]      # number n in place n % CRASHES
 
 # Where one process mapped it.
 cdef struct Table:

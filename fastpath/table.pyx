@@ -28,7 +28,8 @@ cdef size_t ASLEEP = <size_t>&A_RECORD.asleep - <size_t>&A_RECORD
 
 assert sizeof(Config) == 128 and sizeof(Session) == 512 and sizeof(AddressEntry) == 32
 assert sizeof(CipherKeys) == 64 and sizeof(CipherState) == 320 and sizeof(Cipher) == 768
-assert sizeof(Tunnel) == 128 and sizeof(WorkerRecord) == 4096 and sizeof(AddressIndex) == 64 and sizeof(Header) == 256
+assert sizeof(Tunnel) == 128 and sizeof(WorkerRecord) == 4096 and sizeof(AddressIndex) == 64
+assert sizeof(Crash) == 256 and sizeof(Header) == 256 + CRASHES * sizeof(Crash)
 
 
 class LayoutError(Exception):

@@ -61,12 +61,14 @@ cdef void turn(Worker* w) noexcept nogil:
             prefetch_timer(&w.table.sessions[next])
             fire(w, slot, s)
             slot = next
+    w.slot = 0
 
 
 cdef void fire(Worker* w, uint32_t slot, Session* s) noexcept nogil:
     """One session's tick has come: wait on, ask, or give it up."""
     cdef Config* c
     cdef uint32_t silence
+    w.slot = slot
     s.armed = 0
     if load_acquire8(&s.state) != OPEN:
         return

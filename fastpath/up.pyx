@@ -61,7 +61,7 @@ cdef int up(Worker* w, Listener* l) noexcept nogil:
         if r.length == 0:
             count(w, DROP_SHORT, 1)
         while at < r.length:
-            if w.count == BATCH:
+            if w.count >= w.room:
                 stages(w, l)
                 enter(w, STAGE_RECEIVE, 0)
             p = &w.batch[w.count]
@@ -84,6 +84,8 @@ cdef int up(Worker* w, Listener* l) noexcept nogil:
 cdef void stages(Worker* w, Listener* l) noexcept nogil:
     """What follows receive, for the batch at hand."""
     w.record.packets_up += w.count
+    if w.room == 1:
+        w.batch[0].slot = 0         # not yet known: a crash in decap shall not name whose packet lay here before
     carried(w, STAGE_RECEIVE, w.count)
     enter(w, STAGE_DECAP, w.count)
     decap(w, l.kind)

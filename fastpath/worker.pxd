@@ -25,6 +25,7 @@ cdef enum:
     SEGMENTS = 1024           # datagrams of one flush
     SCRATCH = 192             # octets a header block: encapsulation, IP, TCP with options
     PUNTS = 128               # frames of one flush to control, or of one read from it
+    ALTERNATE = 65536         # octets of a worker's stack for fatal signals
     FRAME = 2048 + 64         # the largest of them; a longer one is DROP_LENGTH
     WHEEL = 512               # ticks of 100 ms: 51.2 s, and so less than a slot rests before it is reused
 
@@ -108,7 +109,7 @@ cdef struct Worker:
     uint32_t stop
     # stage timers (stage.pxd)
     uint8_t profiling         # somebody looks, as of this pass
-    uint8_t stage             # that we are in
+    uint8_t stage             # that we are in, at any time
     uint64_t stage_since      # when it was entered
     # time: one reading a batch
     uint64_t now_ns
@@ -124,9 +125,13 @@ cdef struct Worker:
     uint32_t due[BATCH]       # slots of those whose acknowledgment leaves at the end of this batch
     int dues
     uint64_t lost             # ports that epoll found broken, as bits
+    # what a crash leaves word of (crash.pxd)
+    uint8_t* alternate        # ALTERNATE octets: the stack on which a fatal signal is handled
+    uint32_t slot             # of the session that the wheel or an order of control's is about, 0 otherwise
     # scratch
     Packet batch[BATCH]
     int count
+    int room                  # packets of a batch: BATCH, or one for a while after a crash
     Receive receive[BUFFERS]
     int taken[RECEIVES]       # buffers that the last recvmmsg filled
     Loan buffer_loans[BUFFERS]

@@ -6,6 +6,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from .ack cimport pay_all
+from .crash cimport at_work, be_careful
 from .down cimport down, down_handed
 from .packet cimport DROP_NO_SESSION, PASS, VERDICTS, Packet
 from .port cimport count, prepare, transmit
@@ -49,6 +50,7 @@ cdef void tell_time(Worker* w) noexcept nogil:
         w.tick = tick
         w.icmp_tokens = ICMP_A_TICK
         w.solicit_tokens = SOLICITS_A_TICK
+        be_careful(w)
         w.greet_tokens = min(w.greet_tokens + GREETS_A_TICK, <uint32_t>GREETS)
         store_release64(&w.record.heartbeat, w.now_ns)
         w.record.busy_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID)
@@ -81,7 +83,7 @@ cdef int take_handed(Worker* w, Ring* r) noexcept nogil:
     cdef Handed* h
     cdef Session* s
     cdef uint32_t ahead
-    while n < 256 and ring_peek(r, n) != NULL:
+    while n < min(256, w.room) and ring_peek(r, n) != NULL:
         n += 1
     if n == 0:
         return 0
@@ -254,12 +256,14 @@ cdef class Forwarder:
             raise IndexError(index)
         cdef Worker* w = self.workers[index]
         with nogil:
+            at_work(w)
             store_release8(&w.record.asleep, 0)
             full_fence()
             tell_time(w)
             w.wheel_tick = w.tick
             rearm_all(w)
             run(w)
+            at_work(NULL)
 
     def lost_inner_port(self):
         """Whether the interface that a worker reads was deleted."""
@@ -283,6 +287,7 @@ cdef class Forwarder:
             give_back(self.workers[i].arenas, <size_t>ARENAS * ARENA)
             munmap(self.workers[i].cells, <size_t>CELLS * CELL)
             munmap(self.workers[i].orders, PUNTS * FRAME)
+            munmap(self.workers[i].alternate, ALTERNATE)
             munmap(self.workers[i].out, sizeof(Out))
             close(self.workers[i].epoll)
             close(self.workers[i].wake)
@@ -307,6 +312,7 @@ cdef Worker* new_worker(Tables tables, int index, int workers) except NULL:
     cdef Worker* w = <Worker*>pages(sizeof(Worker))
     w.out = <Out*>pages(sizeof(Out))
     w.orders = <uint8_t*>pages(PUNTS * FRAME)
+    w.alternate = <uint8_t*>pages(ALTERNATE)
     w.cells = <uint8_t*>pages(<size_t>CELLS * CELL)
     w.table, w.record = &tables.table, &tables.table.workers[index]
     w.index, w.workers = index, workers
