@@ -16,6 +16,7 @@ class Authority:
         self.clock = clock
         self.pools: dict[str, Pool] = {}
         self.fixed: dict[IPv4Address, str] = {}     # addresses outside the pools that are in use
+        self.barred: dict[str, float] = {}          # accounts that may not come in until then
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -53,7 +54,14 @@ class Authority:
         message = verify(request, secret.password)
         if message is None:
             return Reject(f"wrong password for user {request.user!r}", "bad-password")
+        wait = self.barred.get(account, 0.0) - self.clock()
+        if wait > 0:
+            return Reject(f"user {request.user!r} is in quarantine for another {wait:.0f} s", "quarantined")
         return account, secret, message
+
+    def bar(self, account: str, until: float) -> None:
+        """Keep a user out until then."""
+        self.barred[account] = until
 
     def profile(self, secret: Secret, default: str) -> Profile:
         """The secret's, or the one with the default's name."""

@@ -18,6 +18,7 @@ from .aaa import Authority
 from .address import Path
 from .ids import Ids
 from .l2tpservice import L2tp
+from .quarantine import Quarantine
 from .reason import Reason
 from .service import Service
 from .sessions import INTERNAL, Frame, Sessions
@@ -39,6 +40,7 @@ class Concentrator:
         self.authority = Authority(config, clock)
         self.sessions = Sessions(tables, self.authority, self.random, self.outbox, foreign_owner=foreign_owner)
         self.installer = self.sessions.installer
+        self.quarantine = Quarantine(tables, self.sessions, config.concentrator.run_dir)
         self.l2tp = L2tp(self)
         self.services: tuple[Service, ...] = (self.l2tp,)
         self.configure(config)

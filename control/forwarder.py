@@ -9,6 +9,7 @@ import sys
 import threading
 from typing import Any
 
+from ..fastpath import crash
 from ..fastpath.table import Tables
 from ..fastpath.worker import Forwarder
 from . import config as configuration
@@ -44,6 +45,7 @@ def main() -> int:
     config = configuration.restore(store.read("config"))
     log.start(config.concentrator.log)
     forwarder = build(store, config)
+    crash.watch(config.concentrator.run_dir)
     signal.signal(signal.SIGTERM, lambda *_: forwarder.stop())
     cores = sorted(tun.pinned("FORWARDER"))
 

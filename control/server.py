@@ -86,11 +86,13 @@ class Server:
         self.settle()
 
     def beat(self) -> None:
-        """Tell the workers that we live."""
+        """Tell the workers that we live, and see whether they do."""
         self.loop.call_later(BEAT, self.beat)
         self.catch_up()
         self.beaten = time.monotonic()
         self.tables.beat(time.monotonic_ns())
+        self.concentrator.quarantine.look(self.beaten)
+        self.settle()
 
     def catch_up(self) -> None:
         """After a gap the workers may have answered HELLOs for us: see what they expect now, before anything else is done."""
