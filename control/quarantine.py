@@ -22,7 +22,8 @@ log = logging.getLogger("headrace.quarantine")
 DEATHS, WITHIN = 3, 10.0
 BARRED = 600.0
 NAMED = 3           # sessions that a line of the log names
-QUARANTINED = Reason("link", "quarantined", f"the forwarder crashed {DEATHS} times within {WITHIN:.0f} s with packets of this session at hand")
+QUARANTINED = Reason("link", "quarantined",
+                     f"the forwarder crashed {DEATHS} times within {WITHIN:.0f} s with packets of this session at hand")
 
 
 class Quarantine:

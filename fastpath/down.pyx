@@ -84,12 +84,13 @@ cdef int collect(Worker* w) noexcept nogil:
     cdef ssize_t n
     cdef Packet* p
     cdef virtio_net_hdr* v
+    cdef int most = min(<int>COLLECT, w.room)
     w.count = 0
     w.drained = 1
     if not choose_arena(w):
         return 0
     base = w.arenas + <size_t>w.arena * ARENA + w.arena_used
-    while w.count < min(<int>COLLECT, w.room) and used < ENOUGH and w.arena_used + used + ROOM <= ARENA:
+    while w.count < most and used < ENOUGH and w.arena_used + used + ROOM <= ARENA:
         at = base + used + HEADROOM
         v = <virtio_net_hdr*>(at - sizeof(virtio_net_hdr))
         unpoison(base + used, HEADROOM + SUPER)

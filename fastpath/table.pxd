@@ -218,7 +218,7 @@ cdef struct Header:
     uint64_t profile_until    # monotonic ns: until then stages are timed; written by who looks at them
     uint64_t ciphers
     uint64_t crashes          # how many there were, stored with release by the worker that dies
-    uint64_t spare            # up to two lines
+    uint64_t spare            # two lines up to here
     AddressIndex index[2]
     Crash crash[CRASHES]      # number n in place n % CRASHES
 

@@ -39,8 +39,9 @@ START = """
 def die(folder: Path, body: str, again: bool = False, workers: int = 1) -> int:
     """Run `body` with a bench whose workers are still to be started; the signal that ended it."""
     program = textwrap.dedent(START).replace("WORKERS", str(workers)) + textwrap.dedent(body)
+    path = os.pathsep.join((str(HERE), os.environ.get("PYTHONPATH", "")))
     done = subprocess.run([sys.executable, "-c", program, folder, str(int(again))], cwd=folder, timeout=60,
-                          env={**os.environ, **preload(folder), "PYTHONPATH": os.pathsep.join((str(HERE), os.environ.get("PYTHONPATH", "")))})
+                          env={**os.environ, **preload(folder), "PYTHONPATH": path})
     return -done.returncode
 
 
