@@ -41,8 +41,10 @@ cdef void pay_all(Worker* w) noexcept nogil:
     cdef Session* s
     w.owing = 0
     while slot:
+        w.slot = slot
         s = &w.table.sessions[slot]
         slot = s.ack_next
         if load_acquire8(&s.state) not in (FREE, RETIRED):
             acknowledge(w, s)
         store_release8(&s.acking, ACK_NONE)          # from here on control may use the slot again
+    w.slot = 0

@@ -42,7 +42,7 @@ cdef void rearm_all(Worker* w) noexcept nogil:
             if state == FREE or state == RETIRED and s.armed == 0 and s.acking == 0 or s.owner != w.index:
                 continue        # the first two may be published at this moment
             s.armed = s.acking = 0
-            if state == OPEN:
+            if state == OPEN and config_of(s).keepalive:
                 arm(w, slot, s, w.tick + 1 + slot * <uint32_t>2654435761U % (3 * SECOND))
 
 
