@@ -4,11 +4,20 @@
 
 The two copies of the keys serve as those of Config do: a configuration in force names the generation of its keys, whose parity is
 the copy, and control fills the other one. A worker that finds its state begun with another generation than that begins anew.
+
+The state outlives the worker. Session key and count are two copies too, so that a worker that dies leaves both of before or both of
+after; packets leave only after that. RC4's table has one copy: while it is written, STATE_TORN stands, and who finds that begins
+again from the session key, with a flushed packet or a Reset-Request.
 """
 from libc.stdint cimport uint8_t, uint16_t
 
 cdef enum:
-    KEY = 16                  # octets of the longest key; of a shorter one the rest is unused
+    KEY = 16                  # octets of the longest key; one of 8 stands there twice
+
+cdef enum CipherFlag:
+    STATE_FLUSH = 1           # sending: the peer asked for a flushed packet
+    STATE_WAITING = 2         # receiving: nothing can be read before a flushed packet
+    STATE_TORN = 4            # the table is being written
 
 cdef struct CipherKeys:       # 64 octets: written by control before a configuration in force names them
     uint8_t send_start[KEY]   # RFC 3079's start keys
@@ -23,18 +32,18 @@ cdef struct CipherKeys:       # 64 octets: written by control before a configura
 cdef struct CipherState:      # 320 octets, one direction: written by the owning worker
     uint8_t start[KEY]
     uint8_t key[2][KEY]       # session keys: `active` tells which is in force, with its count
-    uint16_t count[2]         # coherency counts, 12 bits: the last one that was used
+    uint16_t count[2]         # coherency counts, 12 bits, of the last packet
     uint16_t generation       # of the keys that it was begun with; 0: not begun
-    uint16_t reserved         # sending: counts up to this one may have left; the key behind them is not used twice
+    uint16_t chain            # index of its chain in the batch at hand
     uint8_t active            # stored with release
     uint8_t bits
     uint8_t stateless
     uint8_t flags             # CipherFlag
-    uint8_t ahead             # stateless: keys that were derived ahead of the packets
-    uint8_t x                 # stateful: RC4's indices
-    uint8_t y
-    uint8_t pad
-    uint8_t table[256]        # stateful: RC4's table; stateless: keys ahead
+    uint8_t i                 # stateful: RC4's, of the next step
+    uint8_t j
+    uint8_t garbled           # packets in a row that made no sense
+    uint8_t asked             # tick of the last Reset-Request
+    uint8_t table[256]        # stateful: RC4's
 
 cdef struct Cipher:           # 768 octets
     CipherKeys keys[2]

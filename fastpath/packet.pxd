@@ -36,6 +36,10 @@ cpdef enum Verdict:
     DROP_PEER             # the id is another peer's or another tunnel's
     DROP_NOT_OPEN         # user data before the link is open
     DROP_SEQUENCE         # a duplicate, or later than its successor
+    DROP_CIPHER           # encrypted, and cannot be read
+    DROP_COHERENCY        # encrypted, and packets before it were lost: nothing can be read before a flushed one
+    DROP_STALE            # encrypted, and older than one that was read, or the same again
+    DROP_AHEAD            # encrypted, and after so large a gap that its key is not derived now
     DROP_IP               # not a well-formed IP packet
     DROP_SPOOF            # an inner source address that is not the session's
     DROP_SCOPE            # IPv6 that stays on its link, and that control does not answer
