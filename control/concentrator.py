@@ -18,6 +18,7 @@ from .aaa import Authority
 from .address import Path
 from .ids import Ids
 from .l2tpservice import L2tp
+from .pptpservice import Pptp
 from .quarantine import Quarantine
 from .reason import Reason
 from .service import Service
@@ -42,7 +43,8 @@ class Concentrator:
         self.installer = self.sessions.installer
         self.quarantine = Quarantine(tables, self.sessions, config.concentrator.run_dir)
         self.l2tp = L2tp(self)
-        self.services: tuple[Service, ...] = (self.l2tp,)
+        self.pptp = Pptp(self)
+        self.services: tuple[Service, ...] = (self.l2tp, self.pptp)
         self.configure(config)
 
     def configure(self, config: Config) -> None:

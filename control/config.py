@@ -145,7 +145,7 @@ def describe(loc: Key, error: Any) -> Problem:
     if kind == "value_error":
         return loc, was + str(limits["error"])
     if kind == "literal_error":
-        later = error["input"] in ("pptp", "pppoe", "sstp", "eap")
+        later = error["input"] in ("pppoe", "sstp", "eap")
         return loc, was + ("that is not in this version: it " if later else "") + f"must be {limits['expected'].replace(chr(39), chr(34))}"
     if kind in ("greater_than_equal", "less_than_equal"):
         return loc, was + bounds(loc)

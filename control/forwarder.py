@@ -5,15 +5,17 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from typing import Any
 
 from ..fastpath import crash
 from ..fastpath.table import Tables
-from ..fastpath.worker import Forwarder
+from ..fastpath.worker import Forwarder, PortKind
 from . import config as configuration
 from . import listener, log, tun
+from .address import mapped
 from .settings import Config
 from .store import Store
 
@@ -22,7 +24,7 @@ logger = logging.getLogger("headrace.forwarder")
 
 def build(store: Store, config: Config) -> Forwarder:
     """The workers on their descriptors. Those stay open as long as the process."""
-    own, l2tp = config.concentrator, config.server.l2tp
+    own = config.concentrator
     fd = store.get("tables")
     tables = Tables(fd)
     os.close(fd)
@@ -31,9 +33,14 @@ def build(store: Store, config: Config) -> Forwarder:
     ports: list[dict[str, Any]] = []
     for worker in range(own.workers):
         listeners = []
-        for listen in l2tp.listen if l2tp.enabled else ():
-            family, host, port = listener.address_of(listen)
-            listeners.append((store.get(f"udp/{listen}/{worker}"), family, host in ("0.0.0.0", "::"), listener.local_of(listen), port))
+        for kind, listen in listener.wire_ports(config.server):
+            fd = store.get(f"{kind}/{listen}/{worker}")
+            if kind == "udp":
+                family, host, port = listener.address_of(listen)
+                listeners.append((fd, family, host in ("0.0.0.0", "::"), listener.local_of(listen), port, PortKind.PORT_UDP))
+            else:
+                local = mapped(socket.inet_pton(socket.AF_INET, listen))
+                listeners.append((fd, socket.AF_INET, listen == "0.0.0.0", local, 0, PortKind.PORT_GRE))
         ports.append({"tun": store.get(f"tun/{own.interface}/{worker}"), "punt": store.get(f"punt/{worker}/forwarder"),
                       "listeners": listeners})
     merge = {"uso": 2, "tso": 1}.get(offload["tun"], 0)

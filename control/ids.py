@@ -1,8 +1,8 @@
 """Tunnel and session ids: chosen by us, so that they lead straight to a slot (design.md 4).
 
-A session id belongs to the bank of its tunnel, slot = bank << 16 | id. Ids are handed out oldest first and rest for a
-minute, so that what is still under way for an old session never meets a new one. Those never used come first, from a
-random one on. What a former life left behind counts as used.
+A session id belongs to the bank of its tunnel, slot = bank << 16 | id; in PPTP a hash of the peer's address stands for the tunnel's id.
+Ids are handed out oldest first and rest for a minute, so that what is still under way for an old session never meets a new one. Those
+never used come first, from a random one on. What a former life left behind counts as used.
 """
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Space:
 
 
 class Ids:
-    """The ids of one concentrator (l2tpevents.Ids)."""
+    """The ids of one concentrator (l2tpevents.Ids, pptpevents.CallIds)."""
 
     def __init__(self, tables: Any, max_sessions: int, random: Random, clock: Callable[[], float], rest: float = REST) -> None:
         self.tables, self.max_sessions, self.clock, self.rest = tables, max_sessions, clock, rest
@@ -89,14 +89,21 @@ class Ids:
         space.resting.append((self.clock() + self.rest, [], tunnel_id))
 
     def take_session(self, tunnel_id: int) -> int | None:
-        if self._full("l2tp"):
+        return self._take("l2tp", tunnel_id)
+
+    def take_call(self, peer: bytes) -> int | None:
+        """A PPTP call's, for this peer's address (pptpevents.CallIds)."""
+        return self._take("pptp", self.tables.peer_hash(peer))
+
+    def _take(self, service: str, tunnel_id: int) -> int | None:
+        if self._full(service):
             return None
         bank = self.banks[tunnel_id % len(self.banks)]
         session = self._next(bank, tunnel_id)
         if session is not None:
             bank.taken += 1
             self.sessions += 1
-            self.used["l2tp"] += 1
+            self.used[service] += 1
         return session
 
     def _next(self, bank: Space, tunnel_id: int) -> int | None:
@@ -113,10 +120,16 @@ class Ids:
         return None
 
     def give_session(self, tunnel_id: int, session_id: int) -> None:
+        self._give("l2tp", tunnel_id, session_id)
+
+    def give_call(self, peer: bytes, call_id: int) -> None:
+        self._give("pptp", self.tables.peer_hash(peer), call_id)
+
+    def _give(self, service: str, tunnel_id: int, session_id: int) -> None:
         bank = self.banks[tunnel_id % len(self.banks)]
         bank.taken -= 1
         self.sessions -= 1
-        self.used["l2tp"] -= 1
+        self.used[service] -= 1
         self._rest(bank, session_id)
 
     def _rest(self, bank: Space, session_id: int) -> None:

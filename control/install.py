@@ -21,24 +21,30 @@ from .link import LinkUp
 from .mppe import Cipher
 
 L2TP_DATA, L2TP_SEQUENCED = 0x0002, 0x0802      # flags and version of a data message (RFC 2661 section 3.1)
+GRE_DATA, GRE_PPP = 0x3081, 0x880B              # K, S, A and version 1 (RFC 2637 section 4.1)
 TCP_IP = 40                                     # octets of the headers that an MSS leaves out
 SINGLE = 128                                    # prefix length of one address
 
 
-def l2tp(call: CallOpening, sequenced: bool) -> tuple[bytes, int]:
-    """The header of a data message, and where its Ns is; 0 when it has none."""
+def l2tp(call: CallOpening, sequenced: bool) -> tuple[bytes, int, int]:
+    """The header of a data message, where its Ns is, and its length; 0: it has none."""
     head = struct.pack("!HHH", L2TP_SEQUENCED if sequenced else L2TP_DATA, call.peer_tunnel_id, call.peer_session_id)
-    return (head + bytes(4), len(head)) if sequenced else (head, 0)
+    return (head + bytes(4), len(head), 0) if sequenced else (head, 0, 0)
 
 
-HEADERS: dict[int, Callable[[Any, bool], tuple[bytes, int]]] = {Kind.KIND_L2TP: l2tp}
+def gre(call: Any, sequenced: bool) -> tuple[bytes, int, int]:
+    """GRE's with both numbers; the worker leaves out the acknowledgment where there is none."""
+    return struct.pack("!HHHHLL", GRE_DATA, GRE_PPP, 0, call.peer_call_id, 0, 0), 8, 4
+
+
+HEADERS: dict[int, Callable[[Any, bool], tuple[bytes, int, int]]] = {Kind.KIND_L2TP: l2tp, Kind.KIND_PPTP: gre}
 
 
 def template(kind: Kind, call: Any, *, sequenced: bool, acfc: bool = False, pfc: bool = False) -> dict[str, Any]:
     """The header in front of an IPv4 packet of a call, and where its parts are."""
-    head, ns_at = HEADERS[kind](call, sequenced)
+    head, ns_at, length_at = HEADERS[kind](call, sequenced)
     ppp = (b"" if acfc else b"\xff\x03") + (b"\x21" if pfc else b"\x00\x21")
-    return {"template": head + ppp, "ppp_at": len(head), "ns_at": ns_at}
+    return {"template": head + ppp, "ppp_at": len(head), "ns_at": ns_at, "length_at": length_at}
 
 
 class Installer:
@@ -47,10 +53,10 @@ class Installer:
     def __init__(self, tables: Any) -> None:
         self.tables = tables
 
-    def open(self, kind: Kind, call: Any, owner: int) -> tuple[int, int]:
+    def open(self, kind: Kind, call: Any, owner: int, sequenced: bool = False) -> tuple[int, int]:
         """(slot, generation) of the new session."""
-        return self.tables.publish(kind, call.tunnel_id, call.session_id, owner, call.path[:5], flags=0,
-                                   **template(kind, call, sequenced=False))
+        return self.tables.publish(kind, call.tunnel_id, call.session_id, owner, call.path[:5],
+                                   flags=ConfigFlag.CONFIG_SEQUENCED if sequenced else 0, **template(kind, call, sequenced=sequenced))
 
     def sequence(self, slot: int, kind: Kind, call: Any) -> None:
         """Data messages carry Ns from now on, both ways."""

@@ -1,17 +1,32 @@
-"""UDP sockets of a listen address: one a worker, in one SO_REUSEPORT group.
+"""The sockets of a listen address.
 
-Each tells where a datagram was sent to (an answer leaves from that address) and its TOS octet, and,
-unless offloads are off, hands over bursts of equal datagrams in one piece (UDP_GRO).
+UDP: one a worker, in one SO_REUSEPORT group. Each tells where a datagram was sent to (an answer leaves from that address) and its TOS
+octet, and, unless offloads are off, hands over bursts of equal datagrams in one piece (UDP_GRO).
+TCP: one, on which control accepts.
+GRE: raw sockets, of which each would get a copy of everything. The first worker's gets PPTP's data and nothing else; those of the others,
+which send, get nothing.
 """
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import socket
+import struct
+from collections.abc import Iterable
 
 from .address import mapped, scoped
+from .settings import Server
 from .tun import SetupError
 
 UDP_SEGMENT, UDP_GRO = 103, 104
+SO_ATTACH_FILTER = 26
+BACKLOG = 1024
+Program = tuple[tuple[int, int, int, int], ...]         # classic BPF: code, jump if true, if false, operand
+NOTHING: Program = ((0x06, 0, 0, 0),)
+# X = length of the IP header; GRE of version 1 with PPP in it (RFC 2637 section 4.1), or nothing
+PPTP_DATA: Program = ((0xB1, 0, 0, 0), (0x48, 0, 0, 0), (0x54, 0, 0, 7), (0x15, 0, 3, 1), (0x48, 0, 0, 2), (0x15, 0, 1, 0x880B),
+                      (0x06, 0, 0, 0xFFFFFFFF), (0x06, 0, 0, 0))
 IP_PKTINFO, IP_RECVTOS = 8, 13
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 BUFFER = 8 << 20
@@ -66,6 +81,68 @@ def _open(listen: str, offload: bool) -> socket.socket:
     return sock
 
 
+def wire_ports(server: Server) -> list[tuple[str, str]]:
+    """What each worker has on the wire's side, as the store names it; the order is the ports' in every Path."""
+    l2tp, pptp = server.l2tp, server.pptp
+    return ([("udp", listen) for listen in l2tp.listen if l2tp.enabled]
+            + [("gre", address) for address in gre_addresses(pptp.listen) if pptp.enabled])
+
+
+def gre_port(server: Server, listen: str) -> int:
+    """The port of the data that belongs to connections at this TCP listener."""
+    ports = wire_ports(server)
+    own = ("gre", address_of(listen)[1])
+    return ports.index(own if own in ports else ("gre", "0.0.0.0"))
+
+
+def open_tcp(listen: str) -> socket.socket:
+    """A listening socket, whose connections begin with what is there when control accepts them."""
+    family, host, port = address_of(listen)
+    sock = _socket(family, listen, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        _bind(sock, host, port, listen)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def gre_addresses(listens: Iterable[str]) -> list[str]:
+    """The local addresses whose GRE belongs to TCP's at these: what is bound to all of them needs no other."""
+    hosts = list(dict.fromkeys(address_of(listen)[1] for listen in listens))
+    return ["0.0.0.0"] if "0.0.0.0" in hosts else hosts
+
+
+def open_gre(address: str, workers: int) -> list[socket.socket]:
+    """A raw socket for each worker; CAP_NET_RAW."""
+    sockets: list[socket.socket] = []
+    try:
+        for worker in range(workers):
+            sockets.append(_socket(socket.AF_INET, address, socket.SOCK_RAW, socket.IPPROTO_GRE))
+            _filter(sockets[-1], NOTHING if worker else PPTP_DATA)
+            enlarge(sockets[-1], BUFFER)
+            sockets[-1].bind((address, 0))
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _filter(sock: socket.socket, program: Program) -> None:
+    """Have the kernel drop what a classic BPF program does not accept; what came before that is read and thrown away."""
+    def attach(program: Program) -> None:
+        code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
+        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", len(program), ctypes.addressof(code)))
+    attach(NOTHING)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.recv(1)
+    attach(program)
+
+
 def probe(listen: str) -> None:
     """Fail when somebody has the port: SO_REUSEPORT alone would share it with another concentrator of the same user."""
     family, host, port = address_of(listen)
@@ -75,9 +152,9 @@ def probe(listen: str) -> None:
         _bind(sock, host, port, listen)
 
 
-def _socket(family: int, listen: str) -> socket.socket:
+def _socket(family: int, listen: str, kind: int = socket.SOCK_DGRAM, protocol: int = 0) -> socket.socket:
     try:
-        return socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        return socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
     except OSError as error:
         if error.errno == errno.EAFNOSUPPORT:
             raise SetupError(f"cannot listen on {listen}: this kernel has no IPv6; take it out of server.l2tp.listen")
@@ -93,8 +170,10 @@ def _bind(sock: socket.socket, host: str, port: int, listen: str) -> None:
     try:
         sock.bind((host, port, 0, index) if index else (host, port))
     except OSError as error:
-        why = {errno.EADDRINUSE: "another program has that UDP port; end it, or change server.l2tp.listen",
-               errno.EADDRNOTAVAIL: "no interface has that address; change server.l2tp.listen",
+        tcp = sock.type == socket.SOCK_STREAM
+        kind, key = ("TCP", "server.pptp.listen") if tcp else ("UDP", "server.l2tp.listen")
+        why = {errno.EADDRINUSE: f"another program has that {kind} port; end it, or change {key}",
+               errno.EADDRNOTAVAIL: f"no interface has that address; change {key}",
                errno.EACCES: "ports below 1024 need root or CAP_NET_BIND_SERVICE"}.get(error.errno or 0, error.strerror)
         raise SetupError(f"cannot listen on {listen}: {why}")
 

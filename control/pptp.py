@@ -31,12 +31,14 @@ class Endpoint(Machine):
     """All connections. `outgoing()` is a list of (connection, octets or None)."""
 
     __slots__ = ("_connections", "_half_open", "_half_open_by_peer", "_heap", "_ignored_at", "_number", "counts", "data_heard", "ids",
-                 "now", "settings")
+                 "now", "settings", "statistics")
 
-    def __init__(self, settings: Settings, ids: CallIds, data_heard: Callable[[bytes, int], float] | None = None) -> None:
-        """`data_heard(peer, call id)`: when data last came in a call, for an endpoint whose data others receive."""
+    def __init__(self, settings: Settings, ids: CallIds, data_heard: Callable[[bytes, int], float] | None = None,
+                 statistics: Callable[[bytes, int], str] | None = None) -> None:
+        """For an endpoint whose data others receive: `data_heard(peer, call id)` is when data last came in a call, and
+        `statistics(peer, call id)` what a PAC says of it at its end."""
         super().__init__()
-        self.settings, self.ids, self.data_heard = settings, ids, data_heard
+        self.settings, self.ids, self.data_heard, self.statistics = settings, ids, data_heard, statistics
         self.counts: defaultdict[str, int] = defaultdict(int)       # drops, by name
         self.now = -inf                                             # of the last input
         self._connections: dict[int, Connection] = {}
@@ -107,13 +109,12 @@ class Endpoint(Machine):
         self._settle(connection)
         return call_id
 
-    def hang_up(self, number: int, call_id: int, reason: Reason, now: float, result: int = ADMIN_SHUTDOWN, error: int = 0,
-                statistics: str = "") -> None:
+    def hang_up(self, number: int, call_id: int, reason: Reason, now: float, result: int = ADMIN_SHUTDOWN, error: int = 0) -> None:
         """End a call (CDN or CCRQ); nothing when it is gone already."""
         connection = self._find(number, now)
         call = connection.calls.get(call_id) if connection else None
         if connection and call:
-            call.fire("Close", reason, result, error, statistics)
+            call.fire("Close", reason, result, error)
             self._settle(connection)
 
     def close(self, number: int, reason: Reason, now: float, why: int = NONE) -> None:

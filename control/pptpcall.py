@@ -87,7 +87,7 @@ class Call:
         """Follow the table; what is not in it is an improper sequence, and ends the call."""
         row = (PAC if self.pac else PNS).get((self.state, event))
         if row is None:
-            self.fire("Close", Reason("call", "protocol", f"{event} in state {self.state}"), GENERAL_ERROR, 0, "")
+            self.fire("Close", Reason("call", "protocol", f"{event} in state {self.state}"), GENERAL_ERROR, 0)
             return
         self.state = row[1]
         for action in row[0]:
@@ -114,12 +114,14 @@ class Call:
     def send_iccn(self, message: Message) -> None:
         self._send("ICCN", peer_call_id=self.peer_call_id, connect_speed=SPEED, receive_window=self._window, framing_type=ANY_FRAMING)
 
-    def send_ccrq(self, reason: Reason, result: int, error: int, statistics: str) -> None:
+    def send_ccrq(self, reason: Reason, result: int, error: int) -> None:
         self.reason = reason
         self._send("CCRQ", call_id=self.call_id)
         self.connection.wait_for(self, self.connection.owner.settings.stop)
 
-    def send_cdn(self, reason: Reason, result: int, error: int, statistics: str) -> None:
+    def send_cdn(self, reason: Reason, result: int, error: int = 0) -> None:
+        told = self.connection.owner.statistics
+        statistics = told(self.connection.path.peer, self.call_id) if told else ""
         self._send("CDN", call_id=self.call_id, result=result, error=error, statistics=statistics)
 
     def answered(self, message: Message) -> None:
@@ -132,8 +134,9 @@ class Call:
 
     def cleared(self, message: Message) -> None:
         """CCRQ: a PAC answers it even when the call is gone otherwise (section 2.12)."""
-        self._send("CDN", call_id=self.call_id, result=REQUEST)
-        self._gone(Reason("call", "cleared", "the peer ended the call"), True)
+        reason = Reason("call", "cleared", "the peer ended the call")
+        self.send_cdn(reason, REQUEST)
+        self._gone(reason, True)
 
     def disconnected(self, message: Message) -> None:
         text = f"the peer ended the call: {spell(message.values, CDN_RESULTS)}"
@@ -144,7 +147,7 @@ class Call:
         assert self.reason is not None
         self._gone(self.reason, False, message.values.get("statistics", "") if message else "")
 
-    def down(self, reason: Reason, result: int = 0, error: int = 0, statistics: str = "") -> None:
+    def down(self, reason: Reason, result: int = 0, error: int = 0) -> None:
         self._gone(reason, False)
 
     def link_info(self, message: Message) -> None:

@@ -274,7 +274,7 @@ class Connection:
                     call.fire("Late")
                 else:
                     reason = Reason("call", "timeout", f"the call was not established in time, state {call.state}")
-                    call.fire("Close", reason, GENERAL_ERROR, NO_RESOURCE, "")
+                    call.fire("Close", reason, GENERAL_ERROR, NO_RESOURCE)
         if self._expires <= now:
             if self.state == "wait-stop-reply":
                 self.fire("Late")

@@ -1,9 +1,10 @@
 """Control's entry: asyncio around the concentrator.
 
     punt channel readable -> frames -> Concentrator.frame ... -> flush -> frames to the channels
-    one timer             -> Concentrator.tick            -> flush -> ...
+    streams.py            -> octets -> Pptp.receive           -> flush -> octets to the streams
+    one timer             -> Concentrator.tick                -> flush -> ...
 
-asyncio is imported here and in the API only. A channel that takes no more is written again when it can.
+asyncio is imported here, in streams.py and in the API only. A channel that takes no more is written again when it can.
 """
 from __future__ import annotations
 
@@ -23,10 +24,12 @@ from ..fastpath.table import Tables
 from . import api, log
 from . import config as configuration
 from .concentrator import Concentrator
+from .listener import gre_port
 from .operations import Operations
 from .sessions import Frame
 from .settings import Config
 from .store import Store
+from .streams import Streams
 
 logger = logging.getLogger("headrace.control")
 
@@ -50,6 +53,7 @@ class Server:
         foreign = os.environ.get("HEADRACE_TEST_OWNER") == "other"
         self.concentrator = Concentrator(config, self.tables, time.monotonic, foreign_owner=foreign)
         self.operations = Operations(self.concentrator, store, json.loads(store.read("offload")), self.settle)
+        self.streams = Streams(self.concentrator.pptp, self.catch_up, self.settle)
         self.fds = [store.get(f"punt/{worker}/control") for worker in range(self.tables.workers)]
         self.channels = [Channel(fd) for fd in self.fds]
         self.unsent: list[list[Frame]] = [[] for _ in self.fds]
@@ -117,6 +121,7 @@ class Server:
         """Let the concentrator settle, send what it wants sent, and arm the timer."""
         now = time.monotonic()
         self.concentrator.flush(now)
+        self.streams.write()
         for worker, frames in enumerate(self.concentrator.outbox):
             if frames:
                 self.concentrator.outbox[worker] = []
@@ -171,6 +176,9 @@ class Server:
             logger.warning("control was restarted: saying goodbye to %d tunnel%s of before", old, "s" * (old != 1))
         for worker, fd in enumerate(self.fds):
             self.loop.add_reader(fd, self.readable, worker)
+        pptp = self.config.server.pptp
+        for listen in pptp.listen if pptp.enabled else ():
+            await self.streams.listen(self.store.get(f"tcp/{listen}"), gre_port(self.config.server, listen))
         self.settle()
         runner = await api.serve(self.operations, self.config.concentrator.run_dir / "api.sock")
         gc.collect()
@@ -183,6 +191,7 @@ class Server:
         until = time.monotonic() + GOODBYE
         while not self.concentrator.settled and time.monotonic() < until:
             await asyncio.sleep(0.02)       # acknowledgments come in by `readable` meanwhile
+        self.streams.close()
         await runner.cleanup()
 
     def reload(self) -> None:

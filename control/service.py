@@ -3,8 +3,8 @@
     its machine's own events  ->  Opening, Up, Down  ->  sessions.py
     hang_up, shut_down, tick  ->  its machine's own commands
 
-A call is an object of the tunnel type's own, such as the CallOpening of its machine. Here it has a `path` and leads to a slot; what else
-is in it the type itself reads, and its template in install.py. Everything above, PPP, users, addresses and tables, knows services only.
+A call is an object of the tunnel type's own, such as the CallOpening of its machine. Here it has a path and two ids; what else is in it
+the type itself reads, and its template in install.py. Everything above, PPP, users, addresses and tables, knows services only.
 """
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ LIMITED = 20        # lines a second of what strangers can cause
 class Call(Protocol):
     """What carries one session."""
     @property
-    def path(self) -> Path: ...         # path.peer is the caller-id
+    def tunnel_id(self) -> int: ...     # ours; with the next it leads to the slot
+    @property
+    def session_id(self) -> int: ...
+    @property
+    def path(self) -> Path: ...         # of its data; path.peer is the caller-id
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,8 @@ class Service:
     """One tunnel type of a concentrator, `core`, whose ids, tables, installer, outbox and failures it uses."""
     name: ClassVar[str]         # of [server.NAME], in sessions' names and listings
     kind: ClassVar[Kind]        # in the tables
+    sequenced: ClassVar[bool] = False       # all its data is numbered
+    patience: ClassVar[float] = 0.0         # seconds that we let a peer begin with LCP, who may not listen yet when a call is up
 
     def __init__(self, core: Concentrator) -> None:
         self.core = core

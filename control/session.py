@@ -21,7 +21,8 @@ class Session:
     """From Opening to Down."""
 
     __slots__ = ("account", "address", "alarm", "call", "caller_id", "early", "ended", "generation", "link", "name", "number", "opened",
-                 "owner", "ppp", "profile", "reason", "sequenced", "service", "slot", "started", "state", "up_since", "user", "watchers")
+                 "owner", "patient", "ppp", "profile", "reason", "sequenced", "service", "slot", "started", "state", "up_since", "user",
+                 "watchers")
 
     def __init__(self, service: Service, call: Call, slot: int, generation: int, owner: int, now: float) -> None:
         self.service, self.call = service, call
@@ -36,9 +37,10 @@ class Session:
         self.state: State = "starting"
         self.reason: Reason | None = None       # why it is ending
         self.up_since = 0.0                     # monotonic, of the first LinkUp
-        self.sequenced = False
+        self.sequenced = service.sequenced      # its data is numbered
         self.opened = False                     # its LCP was started
         self.early: tuple[int, bytes] | None = None     # the first frame before that: the peer would repeat it a second later
+        self.patient = False                    # it waits for the peer to begin, or for its alarm
         self.ended = False
         self.alarm: float | None = None         # when the timer heap comes to it
         self.watchers: tuple[Callable[[], None], ...] = ()      # who wants to know when it is over

@@ -64,7 +64,7 @@ class Sessions(dict[int, Session]):
             if isinstance(event, Opening):
                 self.opening(service, event, now)
             elif isinstance(event, Up):
-                self.up(event)
+                self.up(event, now)
             else:
                 self.down(event, now)
         except Exception as error:
@@ -80,10 +80,10 @@ class Sessions(dict[int, Session]):
         owner = event.worker
         if self.foreign_owner:
             owner = (owner + 1) % len(self.outbox)
-        slot, generation = self.installer.open(service.kind, event.call, owner)
+        slot, generation = self.installer.open(service.kind, event.call, owner, service.sequenced)
         self[slot] = Session(service, event.call, slot, generation, owner, now)
 
-    def up(self, event: Up) -> None:
+    def up(self, event: Up, now: float) -> None:
         session = self.get(event.slot)
         if session is None or session.ended:        # its slot could not be had
             return
@@ -91,7 +91,11 @@ class Sessions(dict[int, Session]):
             session.sequenced = True
             self.installer.sequence(session.slot, session.service.kind, session.call)
         session.ppp = PPP("server", session.service.link, self.random)
-        self.waiting.append(session)
+        if session.service.patience and not session.early:
+            session.patient = True
+            self.wake(session, now + session.service.patience)
+        else:
+            self.waiting.append(session)
 
     def down(self, event: Down, now: float) -> None:
         session = self.pop(event.slot, None)
@@ -131,6 +135,13 @@ class Sessions(dict[int, Session]):
             self.touched[session.slot] = session
         elif not session.early:
             session.early = protocol, payload
+            self.hurry(session)
+
+    def hurry(self, session: Session) -> None:
+        """The peer began, or took too long: now it is our turn."""
+        if session.patient:
+            session.patient = False
+            self.waiting.append(session)
 
     def drain_touched(self, now: float) -> bool:
         """Whether there was any."""
@@ -159,9 +170,12 @@ class Sessions(dict[int, Session]):
             frames.append((PuntKind.PUNT_PPP, session.slot, session.generation, protocol, None, payload))
         when = ppp.deadline()
         if when is not None and (session.alarm is None or when < session.alarm):
-            session.alarm = when
-            self.serial += 1
-            heappush(self.alarms, (when, self.serial, session))
+            self.wake(session, when)
+
+    def wake(self, session: Session, when: float) -> None:
+        session.alarm = when
+        self.serial += 1
+        heappush(self.alarms, (when, self.serial, session))
 
     def tick(self, now: float) -> None:
         """Wake the links that are due."""
@@ -170,6 +184,7 @@ class Sessions(dict[int, Session]):
             if session.alarm != when or session.ppp is None or session.ended:
                 continue                # it was set to an earlier time since, or nobody is there to be woken
             session.alarm = None
+            self.hurry(session)
             self.touched[session.slot] = session
             try:
                 session.ppp.tick(now)

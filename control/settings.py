@@ -30,14 +30,14 @@ SECRETS = {"password", "tunnel-secret"}     # values that no message repeats
 INTERFACE = "[A-Za-z0-9_.-]{1,15}"             # what a network interface may be called
 
 
-def _listener(text: Any) -> str:
+def _listener(text: Any, default: int = 1701) -> str:
     """One spelling for each address and port, so that duplicates show: `0.0.0.0:1701`, `[::]:1701`."""
     match = re.fullmatch(rf"(?:\[([0-9A-Fa-f:.]+(?:%{INTERFACE})?)\]|([0-9.]+))(?::(\d{{1,5}}))?", text) if isinstance(text, str) else None
     problem = 'must be an address and a port such as "0.0.0.0:1701" or "[::]:1701"'
     if not match:
         raise ValueError(problem)
     six, four, port = match.groups()
-    number = int(port) if port else 1701
+    number = int(port) if port else default
     if not 1 <= number <= 65535:
         raise ValueError(f"{problem}, with a port from 1 to 65535")
     try:
@@ -49,6 +49,13 @@ def _listener(text: Any) -> str:
     if address.is_link_local != bool(address.scope_id):
         raise ValueError('must name the interface of a link-local address, and of no other, as in "[fe80::1%eth0]:1701"')
     return f"[{address}]:{number}"
+
+
+def _listener4(text: Any) -> str:
+    """GRE of PPTP is defined over IPv4 alone."""
+    if isinstance(text, str) and text.startswith("["):
+        raise ValueError('must be an IPv4 address and a port such as "0.0.0.0:1723"; PPTP knows no other')
+    return _listener(text, 1723)
 
 
 def _network(text: Any) -> IPv4Network:
@@ -106,6 +113,7 @@ def _dscp(value: Any) -> int | str:
 
 Duration = Annotated[float, BeforeValidator(duration.parse)]
 Listener = Annotated[str, BeforeValidator(_listener)]
+Listener4 = Annotated[str, BeforeValidator(_listener4)]
 Address = Annotated[IPv4Address, BeforeValidator(_address), PlainSerializer(str)]
 Network = Annotated[IPv4Network, BeforeValidator(_network), PlainSerializer(str)]
 PoolOrAddress = Annotated[IPv4Address | str, BeforeValidator(_pool_or_address), PlainSerializer(str)]
@@ -155,7 +163,7 @@ class Secret(Table):
         "routes", "limit-bytes-in", "limit-bytes-out", "rate-limit", "session-timeout", "idle-timeout"))
     password: str = Field(repr=False)
     profile: str | None = None
-    service: Literal["any", "l2tp"] = "any"
+    service: Literal["any", "l2tp", "pptp"] = "any"
     remote_address: Address | None = None
     caller_id: str | None = None
 
@@ -181,9 +189,16 @@ class L2tp(Serving):
     hidden: StrictBool = False
 
 
+class Pptp(Serving):
+    """[server.pptp]: PPTP on TCP and GRE (RFC 2637)."""
+    later: ClassVar[frozenset[str]] = frozenset(["mrru"])
+    listen: Annotated[tuple[Listener4, ...], Field(min_length=1), AfterValidator(_distinct)] = ("0.0.0.0:1723",)
+
+
 class Server(Table):
-    later: ClassVar[frozenset[str]] = frozenset(["pptp", "pppoe", "sstp"])
+    later: ClassVar[frozenset[str]] = frozenset(["pppoe", "sstp"])
     l2tp: L2tp = Field(default_factory=L2tp)
+    pptp: Pptp = Field(default_factory=Pptp)
 
     def all(self) -> dict[str, Serving]:
         """Every [server.NAME] by name."""

@@ -9,6 +9,8 @@ names(prefix), ready. An answer is {} or {"error": sentence}.
     offload                      what took effect, JSON
     tun/<interface>/<queue>      a queue of a TUN
     udp/<listen>/<worker>        a socket of a listen address, such as udp/0.0.0.0:1701/0
+    tcp/<listen>                 one on which connections come in, such as tcp/0.0.0.0:1723
+    gre/<address>/<worker>       a raw socket of GRE to and from a local address, such as gre/0.0.0.0/0
     punt/<worker>/forwarder      the two ends of the punt channel
     punt/<worker>/control
 """

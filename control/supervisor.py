@@ -43,7 +43,7 @@ PATIENCE = {"control": 6.0, "forwarder": 2.0}   # how long each may take to end
 PUNT_BUFFER = 4 << 20
 DYING = 5.0             # how long the children of a killed supervisor may take to die
 FIXED = ("interface", "workers", "max_sessions", "run_dir", "offload", "spin", "forwarding", "masquerade")    # until a restart
-FIXED_L2TP = ("enabled", "listen")
+FIXED_SERVER = ("enabled", "listen")
 
 
 def table_file(path: Path, max_sessions: int, workers: int) -> None:
@@ -63,7 +63,7 @@ class Supervisor:
         hold = float(os.environ.get("HEADRACE_HOLD_CONTROL") or 0)
         self.children = [Child("forwarder", commands["forwarder"], tun.pinned("FORWARDER") or cores),
                          Child("control", commands["control"], self.own_cores, hold)]
-        self.keeper = store.Keeper({"udp": self.open_udp}, self.accept)
+        self.keeper = store.Keeper({"udp": self.open_udp, "tcp": self.open_tcp, "gre": self.open_gre}, self.accept)
         self.kernel = Kernel(self.run_dir)
         self.selector = selectors.DefaultSelector()
         self.lock = -1
@@ -114,7 +114,7 @@ class Supervisor:
 
     def set_up(self) -> None:
         """Open everything, then change the kernel's settings: what fails leaves nothing behind."""
-        own, l2tp = self.config.concentrator, self.config.server.l2tp
+        own, l2tp, pptp = self.config.concentrator, self.config.server.l2tp, self.config.server.pptp
         if self.kernel.journal.path.exists():
             log.warning("the last headrace here was killed; putting back what it changed")
             until = time.monotonic() + DYING
@@ -135,6 +135,13 @@ class Supervisor:
                 listener.probe(listen)
             for listen in l2tp.listen:
                 for name, fd in self.open_udp(listen):
+                    self.keeper.keep(name, fd)
+        if pptp.enabled:
+            for listen in pptp.listen:
+                for name, fd in self.open_tcp(listen):
+                    self.keeper.keep(name, fd)
+            for address in listener.gre_addresses(pptp.listen):
+                for name, fd in self.open_gre(address):
                     self.keeper.keep(name, fd)
         for number in range(self.workers):
             pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
@@ -170,6 +177,14 @@ class Supervisor:
         sockets = listener.open_listener(listen, self.workers, self.config.concentrator.offload != "none")
         return [(f"udp/{listen}/{number}", sock.detach()) for number, sock in enumerate(sockets)]
 
+    def open_tcp(self, listen: str) -> list[tuple[str, int]]:
+        """The store's open("tcp")."""
+        return [(f"tcp/{listen}", listener.open_tcp(listen).detach())]
+
+    def open_gre(self, address: str) -> list[tuple[str, int]]:
+        """The store's open("gre"): a raw socket for each worker."""
+        return [(f"gre/{address}/{number}", sock.detach()) for number, sock in enumerate(listener.open_gre(address, self.workers))]
+
     def counted(self, config: Config) -> Config:
         """The children learn how many workers there are, not how that was said."""
         return config.model_copy(update={"concentrator": config.concentrator.model_copy(update={"workers": self.workers})})
@@ -180,8 +195,8 @@ class Supervisor:
             return fd
         old, raw = self.config, configuration.restore(store.contents(os.dup(fd)))
         new = self.counted(raw) if tun.workers(raw.concentrator) == self.workers else raw
-        for table, was, now, keys in (("concentrator", old.concentrator, new.concentrator, FIXED),
-                                      ("server.l2tp", old.server.l2tp, new.server.l2tp, FIXED_L2TP)):
+        servers = [(f"server.{service}", was, new.server.all()[service], FIXED_SERVER) for service, was in old.server.all().items()]
+        for table, was, now, keys in [("concentrator", old.concentrator, new.concentrator, FIXED), *servers]:
             for key in keys:
                 if getattr(was, key) != getattr(now, key):
                     raise SetupError(f"{table}.{key.replace('_', '-')} cannot change while headrace runs; restart it")

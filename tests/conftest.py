@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from ours.lac import Lac
 from ours.place import Place
+from ours.pns import Pns
 from peers.client import Client
 from peers.concentrator import Concentrator
 from peers.lab import Lab
@@ -101,4 +102,17 @@ def lac(place: Place, here: Callable[..., Concentrator]) -> Iterator[Callable[..
         return lacs[-1]
     yield lac
     for one in lacs:
+        one.close()
+
+
+@pytest.fixture
+def pns(place: Place, here: Callable[..., Concentrator]) -> Iterator[Callable[..., Pns]]:
+    """Our own PNSs by `pns(...)`: ours/pns.py says what."""
+    made: list[Pns] = []
+
+    def pns(*args, **kw) -> Pns:
+        made.append(Pns(place, *args, **kw))
+        return made[-1]
+    yield pns
+    for one in made:
         one.close()

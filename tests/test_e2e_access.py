@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from ours.lac import LINK
 from ours.packets import answered, drained, numbered, ping
+from ours.peer import LINK
 from ours.place import LAN
 from peers.concentrator import LOCAL, toml
 from peers.lab import PASSWORD, until
@@ -22,12 +22,12 @@ def profile(**keys):
 
 def reaches(caller, sequence, destination=LOCAL):
     caller.ip(ping(caller.address, destination, sequence))
-    caller.lac.until(f"{caller.user} reaches {destination}", lambda: answered(caller.received, sequence), 5)
+    caller.peer.until(f"{caller.user} reaches {destination}", lambda: answered(caller.received, sequence), 5)
 
 
 def refused(concentrator, caller, stage):
     """Wait for a caller's end; the row that says why."""
-    caller.lac.until(f"{caller.user} is sent away", lambda: caller.cleared)
+    caller.peer.until(f"{caller.user} is sent away", lambda: caller.cleared)
     assert caller.down and not caller.ups
     rows = until("the failure", lambda: [f for f in concentrator.json("sessions", "--failed") if f["user"] == caller.user])
     assert len(rows) == 1 and rows[0]["stage"] == stage and rows[0]["service"] == "l2tp", rows

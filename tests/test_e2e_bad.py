@@ -128,7 +128,7 @@ def undisturbed(caller, sequence):
     """Its user data goes there and back, and it never noticed anything."""
     caller.received.clear()
     caller.ip(ping(caller.address, LAN, sequence))
-    caller.lac.until("an answer", lambda: answered(caller.received, sequence), 5)
+    caller.peer.until("an answer", lambda: answered(caller.received, sequence), 5)
     assert caller.ups == 1 and caller.cleared is None
 
 
@@ -205,7 +205,7 @@ def test_data_messages_that_are_not_right(place, here, lac):
     account = Account(concentrator)
     with place.udp(place.lan, LAN, 2000) as lan:
         for verdict, caller, datagram in cases:
-            caller.lac.say(datagram)
+            caller.peer.say(datagram)
             delta = {}
             until("its verdict", lambda delta=delta: delta.update(account.since()) or delta)
             assert delta == {"came": 1, verdict: 1}, (verdict, datagram.hex(), delta)
@@ -253,7 +253,7 @@ def test_ppp_packets_that_are_not_right(here, lac):
         for packet in packets:
             eve.data(protocol, packet)
         undisturbed(joe, protocol & 0xFF)
-        eve.lac.settle()
+        eve.peer.settle()
     account = Account(concentrator)
     for at in range(4):                     # no protocol field, or half of one
         client.say(eve.header(LCP)[:6 + at])

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 from l2tp_peer import BYE, ICRP, ICRQ, MUST
-from ours.lac import LINK
 from ours.packets import answered, drained, number, numbered, ping
+from ours.peer import LINK
 from ours.place import CONCENTRATOR, CONCENTRATOR6, LAN, SECOND, SECOND6
 from peers.concentrator import LOCAL
 from peers.lab import until
@@ -18,7 +18,7 @@ ASSIGNED_SESSION, RANDOM_VECTOR = 14, 36        # attribute types
 def reaches(caller, destination=LOCAL, sequence=1):
     """An echo there and back."""
     caller.ip(ping(caller.address, destination, sequence))
-    caller.lac.until(f"{caller.user} reaches {destination}", lambda: answered(caller.received, sequence), 5)
+    caller.peer.until(f"{caller.user} reaches {destination}", lambda: answered(caller.received, sequence), 5)
 
 
 @pytest.mark.parametrize("to", [CONCENTRATOR, SECOND, CONCENTRATOR6, SECOND6])
@@ -54,16 +54,16 @@ link set wire2 up
     concentrator = here(**{"listen": list(listen)} if listen else {})
     users = {"joe": "wire", "ann": "wire2"}
     callers = [lac(to=LINK_LOCAL, local=f"{LINK_LOCAL_FAR}%{link}", port=1701).call(user) for user, link in users.items()]
-    assert len({(c.tunnel, c.session, *c.lac.wire.getsockname()[:2]) for c in callers}) == 1
+    assert len({(c.tunnel, c.session, *c.peer.wire.getsockname()[:2]) for c in callers}) == 1
     for caller in callers:
         reaches(caller)
         reaches(caller, LAN, 2)
-        assert caller.lac.froms == {LINK_LOCAL}
+        assert caller.peer.froms == {LINK_LOCAL}
     assert {s["user"]: s["caller-id"] for s in concentrator.sessions()} == {u: f"{LINK_LOCAL_FAR}%{link}" for u, link in users.items()}
     assert concentrator.get("stats")["verdicts"]["drop-peer"] == 0
     first, second = callers
-    second.lac.wire.sendto(first.header() + ping(first.address, LAN, 3), (LINK_LOCAL, 1701))
-    second.lac.until("the other link's session was not taken over", lambda: concentrator.get("stats")["verdicts"]["drop-peer"] == 1)
+    second.peer.wire.sendto(first.header() + ping(first.address, LAN, 3), (LINK_LOCAL, 1701))
+    second.peer.until("the other link's session was not taken over", lambda: concentrator.get("stats")["verdicts"]["drop-peer"] == 1)
 
 
 def test_secret_and_hidden_attributes_both_ways(here, lac):

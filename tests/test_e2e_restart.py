@@ -32,7 +32,7 @@ def nr(message):
 
 def reaches(caller, sequence, destination=LOCAL):
     caller.ip(ping(caller.address, destination, sequence))
-    caller.lac.until(f"{caller.user} reaches {destination}", lambda: answered(caller.received, sequence), 5)
+    caller.peer.until(f"{caller.user} reaches {destination}", lambda: answered(caller.received, sequence), 5)
 
 
 def pids(concentrator):

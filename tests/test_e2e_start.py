@@ -76,9 +76,9 @@ def test_no_privileges(place, configured):
 
 
 def test_unknown_key(place, configured):
-    file = configured(more="[server.pptp]\nenabled = true\n")
+    file = configured(more="[server.sstp]\nenabled = true\n")
     said = fails(place, "serve", "-c", str(file))
-    assert said.startswith(f"headrace: {file}:") and "pptp" in said and "not in this version" in said
+    assert said.startswith(f"headrace: {file}:") and "sstp" in said and "not in this version" in said
 
 
 def test_no_file(place, tmp_path):

@@ -3,8 +3,9 @@ import struct
 from dataclasses import replace
 
 import pytest
-from ours.lac import LINK, SOL_UDP, UDP_SEGMENT, ip4
+from ours.lac import SOL_UDP, UDP_SEGMENT, ip4
 from ours.packets import answered, drained, number, numbered, ping
+from ours.peer import LINK
 from ours.place import FAR, LAN
 from ours.stream import Stream
 from peers.concentrator import LOCAL

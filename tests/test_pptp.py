@@ -108,9 +108,9 @@ def test_a_client_dials():
 
 
 def test_we_end_a_call_and_then_the_connection():
-    peer = Peer()
+    peer = Peer(Endpoint(Settings(), Ids(), statistics=lambda peer, call: "9 packets"))
     call = peer.up()
-    peer.end.hang_up(peer.number, call, BYE, 1.0, 3, 0, "9 packets")
+    peer.end.hang_up(peer.number, call, BYE, 1.0)
     assert peer.take() == [("CDN", {"call_id": call, "result": 3, "statistics": "9 packets"})]
     assert peer.seen(CallDown)[0].reason == BYE and not peer.seen(CallDown)[0].by_peer
     again = peer.say("OCRQ", call_id=78)[0][1]["call_id"]

@@ -15,12 +15,13 @@ from headrace.control.l2tpcall import CALL
 from headrace.control.l2tptunnel import TUNNEL
 from headrace.control.pptpcall import PAC, PNS
 from headrace.control.pptpconnection import CONNECTION
-from headrace.control.settings import Concentrator, L2tp, Profile, Secret, Table
+from headrace.control.settings import Concentrator, L2tp, Pptp, Profile, Secret, Table
 from headrace.control.statetable import Transitions
 from headrace.fastpath.packet import Verdict
 
 TREE = Path(__file__).parents[1]
-TABLES = {"[concentrator]": Concentrator, "[profiles.NAME]": Profile, "[secrets.USER]": Secret, "[server.l2tp]": L2tp}
+TABLES = {"[concentrator]": Concentrator, "[profiles.NAME]": Profile, "[secrets.USER]": Secret, "[server.l2tp]": L2tp,
+          "[server.pptp]": Pptp}
 SECONDS = {"30s": 30.0, "50us": 50e-6}
 
 
@@ -56,7 +57,8 @@ def test_the_reference_has_every_key_with_its_default(heading):
         assert said[key] == value, key
 
 
-@pytest.mark.parametrize(("heading", "fixed"), [("[concentrator]", supervisor.FIXED), ("[server.l2tp]", supervisor.FIXED_L2TP)])
+@pytest.mark.parametrize(("heading", "fixed"), [("[concentrator]", supervisor.FIXED), ("[server.l2tp]", supervisor.FIXED_SERVER),
+                                               ("[server.pptp]", supervisor.FIXED_SERVER)])
 def test_the_reference_marks_what_needs_a_restart(heading, fixed):
     text = (TREE / "README.md").read_text().partition(f"\n`{heading}`\n")[2]
     assert {row[0].removesuffix(" *") for row in rows(text) if row[0].endswith("*")} == {key.replace("_", "-") for key in fixed}

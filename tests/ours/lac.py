@@ -1,60 +1,42 @@
 """Our own LAC: control/l2tp.py and control/ppp.py as a client, on a UDP socket that the test bends.
 
-It runs only while somebody waits for it: `until` takes what has arrived, lets time pass in the machines
-and sends what they want sent, until a condition holds. What a test sends by hand (`say`, `data`, `ip`) goes
-out at once.
+It runs only while somebody waits for it (peer.py). What a test sends by hand (`say`, `data`, `ip`) goes out at once.
 """
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
-import select
-import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address
 from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
 from headrace.bench.lac import DataPlane
 from headrace.bench.port import open_tun
-from headrace.control.address import mapped, shown
+from headrace.control.address import shown
 from headrace.control.l2tp import Endpoint, Path, Settings
 from headrace.control.l2tpevents import CallDown, CallUp, TunnelDown, TunnelUp
-from headrace.control.link import IP, LinkDown, LinkReset, LinkSettings, LinkUp
-from headrace.control.ppp import PPP
+from headrace.control.link import IP, LinkSettings
 from l2tp_peer import BYE, Ids
 from peers.lab import PASSWORD, TookTooLong
 
+from . import peer
+from .peer import LINK
 from .place import CONCENTRATOR, FAR, FAR6, Place
 
-T = TypeVar("T")
 SOL_UDP, UDP_SEGMENT = 17, 103
-LINK = LinkSettings(authentication=("mschap2", "mschap1", "chap", "pap"), restart=1.0, use_peer_dns=True, mru=1400, mtu=1400)
 
 
-class Caller:
-    """One call and its PPP link, as its user sees it."""
+class Caller(peer.Caller):
+    peer: Lac
+    call: CallUp | None
 
-    def __init__(self, lac: Lac, tunnel: int, user: str, settings: LinkSettings, seed: int) -> None:
-        self.lac, self.tunnel, self.user = lac, tunnel, user
-        self.session = 0
-        self.call: CallUp | None = None
-        self.ppp = PPP("client", settings, Random(seed))
-        self.address = ""                       # while the link is up
-        self.ups = 0                            # how often it came up
-        self.down: LinkDown | None = None
-        self.cleared: CallDown | None = None
-        self.received: list[bytes] = []         # IP packets
-        self.frames: list[tuple[int, bytes]] = []           # what PPP heard: (protocol, packet)
-        self.numbers: list[int] = []            # Ns of the data messages that came, where they had one
-
-    @property
-    def up(self) -> bool:
-        return bool(self.address)
+    def __init__(self, lac: Lac, tunnel: int, *args: Any) -> None:
+        super().__init__(lac, *args)
+        self.tunnel = tunnel
 
     def header(self, protocol: int = IP, ns: int | None = None) -> bytes:
         """What goes in front of a PPP payload: L2TP's data header to the concentrator's ids, FF 03 and the protocol."""
@@ -65,42 +47,30 @@ class Caller:
 
     def data(self, protocol: int, payload: bytes, ns: int | None = None) -> None:
         """A frame, by hand."""
-        self.lac.say(self.header(protocol, ns) + payload)
-
-    def renegotiate(self) -> None:
-        """Start LCP anew, as a client does whose line was switched."""
-        now = time.monotonic()
-        self.ppp.lcp.fire("Down", now)
-        self.ppp.lcp.fire("Up", now)
-        self.lac.drain(now)
+        self.peer.say(self.header(protocol, ns) + payload)
 
     def ip(self, packet: bytes, ns: int | None = None) -> None:
         self.data(IP, packet, ns)
 
 
-class Lac:
+class Lac(peer.Peer):
+    callers: dict[tuple[int, int], Caller]
+
     def __init__(self, place: Place, to: str = CONCENTRATOR, local: str = "", port: int = 0, **settings: Any) -> None:
         """`settings` are the endpoint's."""
-        self.place = place
+        super().__init__(place)
         self.wire = place.udp(place.far, local or (FAR6 if ":" in to else FAR), port)
         self.to, self.port = to, 1701
         host, port = self.wire.getsockname()[:2]
         self.plane: DataPlane | None = None
-        self.path = Path(0, self._octets(host), port, self._octets(to), self.port)
+        self.path = Path(0, self.octets(host), port, self.octets(to), self.port)
         self.ids = Ids(65000)
         self.endpoint = Endpoint(Settings(host_name="lac", **settings), self.ids, Random(1).randbytes)
-        self.callers: dict[tuple[int, int], Caller] = {}
         self.tunnels: dict[int, TunnelUp] = {}
         self.ended: dict[int, TunnelDown] = {}
-        self.seeds = itertools.count(7)
-        self.lose: Callable[[bytes], bool] = lambda datagram: False     # of what leaves and arrives
         self.froms: set[str] = set()            # who sent us datagrams
         self.heard: list[bytes] = []            # the control messages that came
         self.acknowledged: dict[int, int] = {}  # by our tunnel id: the Nr that came last
-
-    @staticmethod
-    def _octets(address: str) -> bytes:
-        return mapped(socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address))
 
     # -- in and out
 
@@ -132,7 +102,7 @@ class Lac:
             self.heard.append(data)
             tunnel, nr = struct.unpack_from("!4xH4xH", data)
             self.acknowledged[tunnel] = nr
-            self.endpoint.receive(Path(0, self.path.local, self.path.local_port, self._octets(host), port), data, now)
+            self.endpoint.receive(Path(0, self.path.local, self.path.local_port, self.octets(host), port), data, now)
         else:
             self._data(data, now)
         return True
@@ -176,50 +146,12 @@ class Lac:
         for _, datagram in self.endpoint.outgoing():
             self.say(datagram)
         for caller in self.callers.values():
-            self._drain(caller)
-
-    @staticmethod
-    def _drain(caller: Caller) -> None:
-        for event in caller.ppp.events():
-            if isinstance(event, LinkUp):
-                caller.address, caller.ups = str(event.local_address), caller.ups + 1
-            elif isinstance(event, LinkReset):
-                caller.address = ""
-            elif isinstance(event, LinkDown):
-                caller.address, caller.down = "", event
-        for protocol, packet in caller.ppp.outgoing():
-            if caller.cleared is None:
-                caller.data(protocol, packet)
-
-    # -- time
-
-    def until(self, what: str, condition: Callable[[], T], seconds: float = 10) -> T:
-        """Live until the condition holds; return what it returned."""
-        deadline = time.monotonic() + seconds
-        while True:
-            for _ in range(256):
-                if not self.take():
-                    break
-            now = time.monotonic()
-            self.endpoint.tick(now)
-            for caller in self.callers.values():
-                caller.ppp.tick(now)
-            self.drain(now)
-            if value := condition():
-                return value
-            if now > deadline:
-                raise TookTooLong(f"not within {seconds} s: {what}; tunnels that ended: {self.ended}; links: "
-                                  f"{[(c.user, c.down) for c in self.callers.values() if c.down]}")
-            select.select([self.source], [], [], 0.02)
+            caller.drain()
 
     @property
-    def source(self) -> socket.socket:
-        """Where datagrams come from: the wire, or what the data plane leaves of it."""
-        return self.plane.control if self.plane else self.wire
-
-    def settle(self) -> None:
-        """Take all that has arrived."""
-        self.until("what has arrived is taken", lambda: not select.select([self.source], [], [], 0)[0])
+    def sources(self) -> list[Any]:
+        """The wire, or what the data plane leaves of it."""
+        return [self.plane.control if self.plane else self.wire]
 
     # -- what a LAC does
 

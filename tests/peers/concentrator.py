@@ -26,16 +26,17 @@ HEADRACE = str(Path(sys.executable).with_name("headrace"))
 LOCAL = "10.67.0.1"         # the concentrator's address inside the tunnels
 
 
-def configuration(run_dir: str, **server: Any) -> dict[str, Any]:
-    """What most tests need; `server` are keys of [server.l2tp]."""
+def configuration(run_dir: str, pptp: dict[str, Any] | None = None, **server: Any) -> dict[str, Any]:
+    """What most tests need; `server` are keys of [server.l2tp], `pptp` those of [server.pptp], which is enabled when there are any."""
+    both = {"enabled": True, "authentication": ["mschap2", "mschap1", "chap", "pap"], "default-profile": "default",
+            "max-mtu": 1450, "max-mru": 1450, "keepalive-timeout": "30s"}
     return {
         "concentrator": {"interface": "hr0", "workers": 1, "run-dir": run_dir, "forwarding": True, "log": "debug"},
         "pools": {"clients": ["10.67.0.0/16"]},
         "profiles": {"default": {"local-address": LOCAL, "remote-address": "clients", "dns-server": [LOCAL]}},
         "secrets": {user: {"password": PASSWORD, "profile": "default"} for user in ("joe", "ann", "eve", "bob")},
-        "server": {"l2tp": {
-            "enabled": True, "listen": ["0.0.0.0:1701", "[::]:1701"], "authentication": ["mschap2", "mschap1", "chap", "pap"],
-            "default-profile": "default", "max-mtu": 1450, "max-mru": 1450, "keepalive-timeout": "30s", **server}},
+        "server": {"l2tp": {**both, "listen": ["0.0.0.0:1701", "[::]:1701"], **server},
+                   "pptp": {**both, "enabled": pptp is not None, **(pptp or {})}},
     }
 
 

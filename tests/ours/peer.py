@@ -1,0 +1,119 @@
+"""What our own peers have in common: callers with a PPP link each, on machines that run only while somebody waits for them.
+
+`until` takes what has arrived, lets time pass in the machines and sends what they want sent, until a condition holds.
+"""
+from __future__ import annotations
+
+import itertools
+import select
+import socket
+import time
+from collections.abc import Callable
+from random import Random
+from typing import Any, TypeVar
+
+from headrace.control.address import mapped
+from headrace.control.link import LinkDown, LinkReset, LinkSettings, LinkUp
+from headrace.control.ppp import PPP
+from peers.lab import TookTooLong
+
+from .place import Place
+
+T = TypeVar("T")
+LINK = LinkSettings(authentication=("mschap2", "mschap1", "chap", "pap"), restart=1.0, use_peer_dns=True, mru=1400, mtu=1400)
+
+
+class Caller:
+    """One call and its PPP link, as its user sees it."""
+
+    def __init__(self, peer: Any, user: str, settings: LinkSettings, seed: int) -> None:
+        self.peer, self.user = peer, user
+        self.session = 0                        # our id of the call
+        self.call: Any = None                   # the CallUp of its machine
+        self.ppp = PPP("client", settings, Random(seed))
+        self.address = ""                       # while the link is up
+        self.ups = 0                            # how often it came up
+        self.down: LinkDown | None = None
+        self.cleared: Any = None                # the CallDown
+        self.received: list[bytes] = []         # IP packets
+        self.frames: list[tuple[int, bytes]] = []           # what PPP heard: (protocol, packet)
+        self.numbers: list[int] = []            # of the data packets that came, where they had one
+
+    @property
+    def up(self) -> bool:
+        return bool(self.address)
+
+    def data(self, protocol: int, payload: bytes) -> None:
+        """A frame, by hand."""
+        raise NotImplementedError
+
+    def renegotiate(self) -> None:
+        """Start LCP anew, as a client does whose line was switched."""
+        now = time.monotonic()
+        self.ppp.lcp.fire("Down", now)
+        self.ppp.lcp.fire("Up", now)
+        self.peer.drain(now)
+
+    def drain(self) -> None:
+        for event in self.ppp.events():
+            if isinstance(event, LinkUp):
+                self.address, self.ups = str(event.local_address), self.ups + 1
+            elif isinstance(event, LinkReset):
+                self.address = ""
+            elif isinstance(event, LinkDown):
+                self.address, self.down = "", event
+        for protocol, packet in self.ppp.outgoing():
+            if self.cleared is None:
+                self.data(protocol, packet)
+
+
+class Peer:
+    """A machine with its callers; subclasses bring the sockets."""
+    endpoint: Any
+    ended: dict[int, Any]                       # tunnels or connections, and why
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.callers: dict[Any, Caller] = {}
+        self.seeds = itertools.count(7)
+        self.lose: Callable[[bytes], bool] = lambda datagram: False     # of what leaves and arrives
+
+    @property
+    def sources(self) -> list[socket.socket]:
+        """Where something may arrive."""
+        raise NotImplementedError
+
+    def take(self) -> bool:
+        """One thing that arrived, if there is one."""
+        raise NotImplementedError
+
+    def drain(self, now: float) -> None:
+        """Carry events between the machines, and send what they want sent."""
+        raise NotImplementedError
+
+    def until(self, what: str, condition: Callable[[], T], seconds: float = 10) -> T:
+        """Live until the condition holds; return what it returned."""
+        deadline = time.monotonic() + seconds
+        while True:
+            for _ in range(256):
+                if not self.take():
+                    break
+            now = time.monotonic()
+            self.endpoint.tick(now)
+            for caller in self.callers.values():
+                caller.ppp.tick(now)
+            self.drain(now)
+            if value := condition():
+                return value
+            if now > deadline:
+                raise TookTooLong(f"not within {seconds} s: {what}; tunnels that ended: {self.ended}; links: "
+                                  f"{[(c.user, c.down) for c in self.callers.values() if c.down]}")
+            select.select(self.sources, [], [], 0.02)
+
+    def settle(self) -> None:
+        """Take all that has arrived."""
+        self.until("what has arrived is taken", lambda: not select.select(self.sources, [], [], 0)[0])
+
+    @staticmethod
+    def octets(address: str) -> bytes:
+        return mapped(socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address))
