@@ -24,6 +24,11 @@ from ..fastpath.worker cimport BATCH, HEADROOM, PORT_UDP, Out, Worker
 
 cdef extern from * nogil:
     """
+    #if defined(__clang__)
+    #define HEADRACE_COMPILER __VERSION__
+    #else
+    #define HEADRACE_COMPILER "gcc " __VERSION__
+    #endif
     #if defined(__x86_64__)
     #include <emmintrin.h>
     #define headrace_flush(p) _mm_clflush(p)
@@ -32,6 +37,7 @@ cdef extern from * nogil:
     #endif
     """
     void flush "headrace_flush"(const void*)
+    const char* COMPILER "HEADRACE_COMPILER"
 
 cdef enum:
     LINE = 64
@@ -46,6 +52,11 @@ cdef struct Item:             # a packet of the trace
     uint32_t slot             # whose records are emptied out of the caches before its batch
     uint32_t entry            # of the index of addresses
     uint32_t segment_size
+
+
+def compiler():
+    """What made this, such as "gcc 12.2.0"."""
+    return COMPILER.decode()
 
 
 cdef inline uint64_t now() noexcept nogil:
@@ -137,6 +148,9 @@ cdef class Stages:
         spent = list(self.stages)
         memset(self.stages, 0, sizeof(self.stages))
         return spent
+
+    def done(self):
+        """Nothing: whoever counts instructions divides his counts where this is called."""
 
     def up(self, Trace trace, int batch, bint cold=False):
         """decap, order, link, admit over batches of this size; return how many packets went through."""

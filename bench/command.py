@@ -236,3 +236,17 @@ def kernels(words: Annotated[str, typer.Option("-k", metavar="WORDS", help="Only
         rows = bench.report(words)
         show(bench.tabled(rows))
         keep(json, rows)
+
+
+@app.command(epilog="Example: headrace bench instructions --update")
+def instructions(update: Annotated[bool, typer.Option("--update", help="They are more on purpose: keep these figures.")] = False) -> None:
+    """Instructions a packet of each kernel, by callgrind, beside those that are on record; status 1 when they grew."""
+    from . import instructions as bench
+    with sentences():
+        recorded = bench.load()
+        counted, problems, news = bench.check(update)
+        show(bench.table(recorded, counted))
+        for line in news:
+            print(line, file=sys.stderr)
+        if problems:
+            raise LabError("; ".join(problems))
