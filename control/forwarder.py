@@ -44,7 +44,8 @@ def build(store: Store, config: Config) -> Forwarder:
         ports.append({"tun": store.get(f"tun/{own.interface}/{worker}"), "punt": store.get(f"punt/{worker}/forwarder"),
                       "listeners": listeners})
     merge = {"uso": 2, "tso": 1}.get(offload["tun"], 0)
-    return Forwarder(tables, ports, spin_ns=round(own.spin * 1e9), gso=offload["udp"], merge=merge)
+    return Forwarder(tables, ports, spin_ns=round(own.spin * 1e9), gso=offload["udp"], merge=merge, window=own.reorder_window,
+                     window_ns=round(own.reorder_time * 1e9))
 
 
 def main() -> int:

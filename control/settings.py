@@ -138,6 +138,8 @@ class Concentrator(Table):
     run_dir: Annotated[Path, AfterValidator(_absolute), PlainSerializer(str)] = Path("/run/headrace")
     offload: Literal["auto", "uso", "tso", "csum", "none"] = "auto"
     spin: Annotated[Duration, Field(le=0.01)] = 50e-6
+    reorder_window: Annotated[StrictInt, Field(ge=1, le=256)] = 32
+    reorder_time: Annotated[Duration, Field(le=1.0)] = 0.02
     log: Literal["debug", "info", "warning", "error"] = "info"
     forwarding: StrictBool = True
     masquerade: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{0,15}$")] = ""

@@ -42,7 +42,8 @@ COMMANDS = {role: [sys.executable, "-m", f"headrace.control.{module}"]
 PATIENCE = {"control": 6.0, "forwarder": 2.0}   # how long each may take to end
 PUNT_BUFFER = 4 << 20
 DYING = 5.0             # how long the children of a killed supervisor may take to die
-FIXED = ("interface", "workers", "max_sessions", "run_dir", "offload", "spin", "forwarding", "masquerade")    # until a restart
+FIXED = ("interface", "workers", "max_sessions", "run_dir", "offload", "spin", "reorder_window", "reorder_time", "forwarding",
+         "masquerade")    # until a restart
 FIXED_SERVER = ("enabled", "listen")
 
 

@@ -102,12 +102,14 @@ cdef struct Session:          # 512 octets
     uint32_t rx_next          # sequence number expected next, of L2TP's the low half
     uint32_t rx_acked         # GRE: rx_next when it was last acknowledged
     uint32_t ack_next         # slot after this one of those that owe an acknowledgment, 0: last
-    uint8_t rx_started        # rx_next means something
+    uint8_t rx_flow           # Flow, see order.pxd
     uint8_t acking            # Acking, see ack.pxd
     uint8_t solicits          # frames of link scope given to control since
     uint8_t pad8
     uint32_t solicits_since   # tick
-    uint8_t pad2[20]
+    uint32_t waiting          # the worker's cell that holds the first packet that waits, 0: none does
+    uint32_t waits            # how many do
+    uint8_t pad2[12]
     # -- transmit: written by the owning worker
     uint64_t tx_packets
     uint64_t tx_bytes

@@ -564,7 +564,7 @@ def session_dtype():
         ("rx_packets", "u8", <size_t>&s.rx_packets), ("rx_bytes", "u8", <size_t>&s.rx_bytes),
         ("last_rx", "u4", <size_t>&s.last_rx), ("last_user", "u4", <size_t>&s.last_user),
         ("tx_packets", "u8", <size_t>&s.tx_packets), ("tx_bytes", "u8", <size_t>&s.tx_bytes),
-        ("no_gso", "u1", <size_t>&s.no_gso), ("last_tx_user", "u4", <size_t>&s.last_tx_user), ("echoes", "u1", <size_t>&s.echoes)]
+        ("no_gso", "u1", <size_t>&s.no_gso), ("last_tx_user", "u4", <size_t>&s.last_tx_user), ("echoes", "u1", <size_t>&s.echoes), ("waits", "u4", <size_t>&s.waits)]
     return _dtype(fields, sizeof(Session), <size_t>s)
 
 

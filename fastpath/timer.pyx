@@ -10,6 +10,7 @@ from libc.string cimport memcpy
 
 from .bytes cimport load16, load32, store16, store32
 from .encap cimport push_tunnel
+from .order cimport FLOWING, WAITING
 from .packet cimport ECHO, Packet
 from .port cimport count, full, push, scratch, transmit
 from .ppp cimport LCP_DISCARD, LCP_ECHO_REPLY, LCP_ECHO_REQUEST, PPP_LCP
@@ -42,6 +43,9 @@ cdef void rearm_all(Worker* w) noexcept nogil:
             if state == FREE or state == RETIRED and s.armed == 0 and s.acking == 0 or s.owner != w.index:
                 continue        # the first two may be published at this moment
             s.armed = s.acking = 0
+            s.waiting = s.waits = 0
+            if s.rx_flow == WAITING:
+                s.rx_flow = FLOWING
             if state == OPEN and config_of(s).keepalive:
                 arm(w, slot, s, w.tick + 1 + slot * <uint32_t>2654435761U % (3 * SECOND))
 

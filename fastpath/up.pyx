@@ -8,19 +8,20 @@ admit     well-formed inner IP, own source address, ECN, MSS, counters; IPv6 of 
 deliver   consecutive segments of a flow in one write to the inner port
 """
 from libc.stddef cimport size_t
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from .ack cimport owe, pay_due
+from .ack cimport pay_due
 from .bytes cimport load32, load_key
 from .coalesce cimport coalesce_kinds
 from .gre cimport GRE_S, Gre, pull_gre
 from .ip cimport IP4_SOURCE, IP6_SOURCE, read_headers
 from .l2tp cimport L2TP_S, L2TP_T, L2tp, pull_l2tp
 from .mss cimport clamp_mss
-from .packet cimport (ACK, DROP_ECN, DROP_INNER, DROP_IP, DROP_NO_SESSION, DROP_NOT_OPEN, DROP_PEER, DROP_RING, DROP_SCOPE, DROP_SEQUENCE,
-                      DROP_SHORT, DROP_SOLICIT, DROP_SPOOF, FLAG_V6, HANDED, KIND_L2TP, KIND_PPTP, PASS, UP, Packet, Verdict, forward)
+from .packet cimport (ACK, DROP_ECN, DROP_INNER, DROP_IP, DROP_NO_SESSION, DROP_NOT_OPEN, DROP_PEER, DROP_RING, DROP_SCOPE, DROP_SHORT,
+                      DROP_SOLICIT, DROP_SPOOF, FLAG_V6, HANDED, KIND_L2TP, KIND_PPTP, PASS, UP, Packet, Verdict, forward)
 from .ecn cimport ecn_decap
+from .order cimport free_spent, order, order_due, order_rest
 from .port cimport count, receive, same_peer
 from .ppp cimport PPP_IP, PPP_IPV6, PPP_LCP, pull_ppp
 from .punt cimport punt_l2tp, punt_out, punt_ppp
@@ -29,7 +30,7 @@ from .scope cimport is_solicitation, of_link
 from .stage cimport (STAGE_ADMIT, STAGE_DECAP, STAGE_DELIVER, STAGE_LINK, STAGE_LOOP, STAGE_ORDER, STAGE_RECEIVE, STAGE_RING, carried, enter,
                      in_kernel, out_of_kernel)
 from .sys cimport iovec, load_acquire8, load_acquire32, prefetch, virtio_net_hdr, writev
-from .table cimport (CONFIG_ADMIT_ANY, CONFIG_CLAMP_MSS, CONFIG_IP, CONFIG_IPV6, CONFIG_SEQUENCED, FREE, OPEN, RETIRED, Config, Session,
+from .table cimport (CONFIG_ADMIT_ANY, CONFIG_CLAMP_MSS, CONFIG_IP, CONFIG_IPV6, FREE, OPEN, RETIRED, Config, Session,
                      by_address, config_of, prefetch_up, slot_of)
 from .timer cimport answer_echo
 from .worker cimport BATCH, BUFFER, BUFFERS, BURST, CELL, CELLS, HEADROOM, PORT_GRE, RECEIVES, Listener, Receive, Worker
@@ -77,7 +78,9 @@ cdef int up(Worker* w, Listener* l) noexcept nogil:
     if w.count:
         stages(w, l)
     enter(w, STAGE_LOOP, 0)
-    punt_out(w)                     # the frames lie in the buffers that the next receive fills
+    punt_out(w)                     # the frames lie in the buffers that the next receive fills, or in cells
+    if w.spent:
+        free_spent(w)
     return n
 
 
@@ -96,6 +99,15 @@ cdef void stages(Worker* w, Listener* l) noexcept nogil:
 cdef void after_decap(Worker* w) noexcept nogil:
     enter(w, STAGE_ORDER, w.count)
     order(w)
+    after_order(w)
+    while w.late_at < w.late_count:
+        w.count = 0
+        enter(w, STAGE_ORDER, 0)
+        order_rest(w)
+        after_order(w)
+
+
+cdef void after_order(Worker* w) noexcept nogil:
     enter(w, STAGE_LINK, w.count)
     link(w)
     enter(w, STAGE_ADMIT, w.count)
@@ -104,6 +116,21 @@ cdef void after_decap(Worker* w) noexcept nogil:
     deliver(w)
     if w.dues:
         pay_due(w)
+
+
+cdef void up_due(Worker* w) noexcept nogil:
+    """Packets that waited in vain for one before them."""
+    while True:
+        w.count = 0
+        enter(w, STAGE_ORDER, 0)
+        order_due(w)
+        if w.count == 0:
+            break
+        carried(w, STAGE_ORDER, w.count)
+        after_order(w)
+    enter(w, STAGE_LOOP, 0)
+    punt_out(w)
+    free_spent(w)
 
 
 cdef inline void drop(Worker* w, Packet* p, Verdict v) noexcept nogil:
@@ -247,35 +274,9 @@ cdef void up_handed(Worker* w) noexcept nogil:
     after_decap(w)
     enter(w, STAGE_RING, 0)
     punt_out(w)
+    if w.spent:
+        free_spent(w)
     w.count = 0
-
-
-cdef void order(Worker* w) noexcept nogil:
-    """Sequenced sessions (RFC 2661 section 5.4, RFC 2637 section 4.3): what is older than something already delivered is dropped; a gap
-    is a loss. Nothing waits here. Budget: 2 ns a packet."""
-    cdef int i
-    cdef int32_t ahead
-    cdef Packet* p
-    cdef Session* s
-    cdef bint dirty = False
-    for i in range(w.count):
-        p = &w.batch[i]
-        if not p.sequence_bits or not p.config.flags & CONFIG_SEQUENCED:
-            continue
-        s = p.session
-        if not s.rx_started:
-            s.rx_started = 1
-            s.rx_next = s.rx_acked = p.sequence
-        ahead = <int32_t>((p.sequence - s.rx_next) << (32 - p.sequence_bits)) >> (32 - p.sequence_bits)
-        if ahead < 0:
-            drop(w, p, DROP_SEQUENCE)
-            dirty = True
-            continue
-        s.rx_next += ahead + 1
-        if p.sequence_bits == 32:
-            owe(w, p.slot, s)
-    if dirty:
-        squeeze(w)
 
 
 cdef void link(Worker* w) noexcept nogil:

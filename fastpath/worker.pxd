@@ -20,6 +20,8 @@ cdef enum:
     CELLS = 4096
     BATCH = 512               # packets of one pass through the stages
     BURST = 128               # datagrams that one receive can hold (UDP_SEGMENT's own limit)
+    WAITS = 16384             # cells of packets that wait for one before them
+    WINDOW = 256              # packets of one session that may wait, at most
     ARENAS = 8                # of TUN reads; one in use, the rest lent
     ARENA = 262144            # octets: a super-packet of 64 KiB always fits behind three others
     SEGMENTS = 1024           # datagrams of one flush
@@ -43,6 +45,16 @@ cdef struct Receive:
 cdef struct Loan:
     uint32_t refs
     uint8_t pad[60]
+
+# A packet that waits for one before it, in a cell.
+cdef struct Wait:
+    Packet packet
+    uint32_t sequence         # of L2TP's number the low half
+    uint32_t generation       # of its session
+    uint32_t next             # behind it in its session, or in a list of cells; 0: none
+    uint32_t older            # of all that wait
+    uint32_t newer
+    uint64_t since            # ns
 
 # What waits to be sent: one datagram each, as one or two pieces in Out.iov.
 cdef struct Segment:
@@ -106,6 +118,8 @@ cdef struct Worker:
     # settings
     uint8_t merge             # deliver may write super-packets: 1 of TCP, 2 of UDP too
     uint64_t spin_ns
+    uint32_t window           # how far ahead of what is missing a packet may be, and wait
+    uint64_t window_ns        # how long it may; 0: not at all
     uint32_t stop
     # stage timers (stage.pxd)
     uint8_t profiling         # somebody looks, as of this pass
@@ -132,6 +146,16 @@ cdef struct Worker:
     Packet batch[BATCH]
     int count
     int room                  # packets of a batch: BATCH, or one for a while after a crash
+    Packet late[BATCH]        # the rest of a batch in which something is not in order
+    int late_at
+    int late_count
+    Wait* waits               # WAITS; the one with number 0 is not used
+    uint8_t* wait_cells       # WAITS * CELL
+    uint32_t waits_used       # how many were ever in use
+    uint32_t waits_free       # first of those that are free again
+    uint32_t oldest           # of those that wait, 0: none does
+    uint32_t newest
+    uint32_t spent            # first of those whose packet went on in this pass
     Receive receive[BUFFERS]
     int taken[RECEIVES]       # buffers that the last recvmmsg filled
     Loan buffer_loans[BUFFERS]

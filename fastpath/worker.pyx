@@ -19,7 +19,7 @@ from .sys cimport (CLOCK_MONOTONIC, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EP
                    store_release64, sub_release32, timespec, unpoison, write)
 from .table cimport FREE, OPEN, RETIRED, STAGES, TICK_NS, Session, Tables, WorkerRecord
 from .timer cimport rearm_all, turn
-from .up cimport up, up_handed
+from .up cimport up, up_due, up_handed
 
 cdef enum:
     CLOCK_THREAD_CPUTIME_ID = 3
@@ -149,6 +149,12 @@ cdef int wait(Worker* w, epoll_event* events, int timeout_ms) noexcept nogil:
     return n
 
 
+cdef int until_due(Worker* w) noexcept nogil:
+    """Milliseconds until the oldest of the packets that wait may wait no longer."""
+    cdef uint64_t waited = w.now_ns - w.waits[w.oldest].since
+    return <int>((w.window_ns - waited) // 1000000 + 1) if waited < w.window_ns else 0
+
+
 cdef void forsake(Worker* w, uint64_t token) noexcept nogil:
     """The inner port or the punt channel is gone for good (its interface was deleted, its other end closed), and epoll would report
     it for ever: look at it no more."""
@@ -186,6 +192,8 @@ cdef void run(Worker* w) noexcept nogil:
                 out_of_kernel(w, since)
             else:
                 timeout = 100 - <int>(w.now_ns % <uint64_t>TICK_NS // 1000000)
+                if w.oldest:
+                    timeout = min(timeout, until_due(w))
                 n = wait(w, events, timeout)
                 tell_time(w)
             hot |= ready(w, events, n)
@@ -208,6 +216,8 @@ cdef void run(Worker* w) noexcept nogil:
                     last_user = w.now_ns
         if w.workers > 1 and take_rings(w):
             last_user = w.now_ns
+        if w.oldest and w.now_ns - w.waits[w.oldest].since >= w.window_ns:
+            up_due(w)
         if hot >> READY_PUNT & 1 and punt_in(w) == 0:
             hot &= ~(<uint64_t>1 << READY_PUNT)
         hot &= ~(<uint64_t>1 << READY_WAKE)
@@ -230,20 +240,26 @@ cdef class Forwarder:
     spin_ns    how long a worker looks for more before it sleeps
     gso        UDP_SEGMENT may be used
     merge      super-packets that may be written to the inner port: 0 none, 1 TCP, 2 TCP and UDP
+    window     how many packets ahead of one that is missing a sequenced session's may be, and wait for it; 1: none waits
+    window_ns  how long they wait; 0: they do not
     """
     cdef Tables tables
     cdef Worker* workers[WORKERS]
     cdef readonly int count
 
-    def __init__(self, Tables tables, list workers, *, uint64_t spin_ns=50000, bint gso=True, int merge=2):
+    def __init__(self, Tables tables, list workers, *, uint64_t spin_ns=50000, bint gso=True, int merge=2, uint32_t window=32,
+                 uint64_t window_ns=20000000):
         if not 0 < len(workers) <= WORKERS or len(workers) > tables.workers:
             raise ValueError(f"{len(workers)} workers; the tables file has room for {tables.workers}, this program for {WORKERS}")
+        if not 0 < window <= WINDOW:
+            raise ValueError(f"a window of {window} packets; 1 to {WINDOW} are possible")
         self.tables = tables
         for i, ports in enumerate(workers):
             self.workers[i] = new_worker(tables, i, len(workers))
             self.count += 1
             open_ports(self.workers[i], ports, gso)
             self.workers[i].spin_ns, self.workers[i].merge = spin_ns, merge
+            self.workers[i].window, self.workers[i].window_ns = window, window_ns
         for i in range(self.count):
             for k in range(self.count):
                 self.workers[i].others[k] = self.workers[k]
@@ -286,6 +302,8 @@ cdef class Forwarder:
             give_back(self.workers[i].buffers, <size_t>BUFFERS * BUFFER)
             give_back(self.workers[i].arenas, <size_t>ARENAS * ARENA)
             munmap(self.workers[i].cells, <size_t>CELLS * CELL)
+            munmap(self.workers[i].waits, WAITS * sizeof(Wait))
+            munmap(self.workers[i].wait_cells, <size_t>WAITS * CELL)
             munmap(self.workers[i].orders, PUNTS * FRAME)
             munmap(self.workers[i].alternate, ALTERNATE)
             munmap(self.workers[i].out, sizeof(Out))
@@ -314,6 +332,8 @@ cdef Worker* new_worker(Tables tables, int index, int workers) except NULL:
     w.orders = <uint8_t*>pages(PUNTS * FRAME)
     w.alternate = <uint8_t*>pages(ALTERNATE)
     w.cells = <uint8_t*>pages(<size_t>CELLS * CELL)
+    w.waits = <Wait*>pages(WAITS * sizeof(Wait))
+    w.wait_cells = <uint8_t*>pages(<size_t>WAITS * CELL)
     w.table, w.record = &tables.table, &tables.table.workers[index]
     w.index, w.workers = index, workers
     w.buffers = <uint8_t*>pages(<size_t>BUFFERS * BUFFER)

@@ -1,5 +1,6 @@
 """PPTP's data through a worker, without root: a SEQPACKET pair is the raw socket."""
 import struct
+import time
 
 import pytest
 from headrace.fastpath.table import State
@@ -77,6 +78,49 @@ def test_numbers_wrap(bench):
     assert bench.wait_verdict("DROP_SEQUENCE") == 1
     while bench.gre_read()[3] != 2:
         pass
+
+
+def test_order_is_restored_and_a_loss_holds_nothing_up(bench):
+    bench.call()
+    for n in (0, 2, 1, 4, 5, 3, 7, 8):              # 6 is lost
+        bench.gre_send(n, IP + up(n))
+    assert [bench.inner_read()[1] for _ in range(6)] == [up(n) for n in range(6)]
+    since = time.monotonic()
+    assert [bench.inner_read()[1] for _ in range(2)] == [up(7), up(8)]
+    assert time.monotonic() - since < 0.5
+    bench.gre_send(6, IP + up(6))
+    bench.wait_verdict("DROP_SEQUENCE")
+    for n in range(10, 60):                         # 9 is lost; the window moves on without it
+        bench.gre_send(n, IP + up(n))
+    assert [bench.inner_read()[1] for _ in range(50)] == [up(n) for n in range(10, 60)]
+
+
+def test_negotiation_waits_for_its_turn_too(bench):
+    bench.call(state=State.OPENING)
+    for n in (0, 2, 1):
+        bench.gre_send(n, b"\xc0\x21\x01" + bytes([n]) + b"\0\4")
+    frames = []
+    while len(frames) < 3:
+        frames += bench.frames()
+    assert [f[6][1] for f in frames] == [0, 1, 2]
+
+
+def test_a_restarted_forwarder_waits_for_nothing_of_the_old_one(tmp_path):
+    bench = Bench(tmp_path / "tables", merge=0, window_ns=3_600_000_000_000)
+    bench.call()
+    bench.gre_send(0, IP + up(0))
+    assert bench.inner_read()[1] == up(0)
+    bench.gre_send(2, IP + up(2))
+    while not bench.tables.sessions()["waits"][7]:
+        pass
+    bench.close()
+    bench = Bench(tmp_path / "tables", merge=0, reuse=("127.0.0.1", 0))
+    try:
+        bench.gre_send(1, IP + up(1))
+        bench.gre_send(2, IP + up(2))
+        assert [bench.inner_read()[1] for _ in range(2)] == [up(1), up(2)]
+    finally:
+        bench.close()
 
 
 def test_a_super_packet_is_cut_into_numbered_packets(bench):

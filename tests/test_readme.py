@@ -22,7 +22,7 @@ from headrace.fastpath.packet import Verdict
 TREE = Path(__file__).parents[1]
 TABLES = {"[concentrator]": Concentrator, "[profiles.NAME]": Profile, "[secrets.USER]": Secret, "[server.l2tp]": L2tp,
           "[server.pptp]": Pptp}
-SECONDS = {"30s": 30.0, "50us": 50e-6}
+SECONDS = {"30s": 30.0, "20ms": 0.02, "50us": 50e-6}
 
 
 def rows(text: str) -> list[list[str]]:
