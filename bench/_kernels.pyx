@@ -114,13 +114,16 @@ cdef class Stages:
     cdef uint64_t stages[4]
     cdef public bint apart    # time every stage by itself: two more readings a stage and batch
     cdef uint64_t idle        # what two readings of the clock cost by themselves
+    cdef int kind             # of the pass that runs
+    cdef int slow_kind, slow_stage      # the stage that is made slower, so that a test can see it found out ...
+    cdef double slower                  # ... by this share of what it took
 
     def __init__(self, Tables tables, path):
         """`path` is where all datagrams come from: (peer, peer port), the peer as 16 octets."""
         cdef Worker* w = <Worker*>pages(sizeof(Worker))
         cdef bytes peer = path[0]
         cdef uint64_t start
-        self.tables, self.worker = tables, w
+        self.tables, self.worker, self.slow_kind = tables, w, -1
         self.memory = <uint8_t*>pages(MEMORY)
         w.out = <Out*>pages(sizeof(Out))
         w.table, w.record = &tables.table, &tables.table.workers[0]
@@ -139,6 +142,14 @@ cdef class Stages:
             munmap(self.worker.out, sizeof(Out))
             munmap(self.memory, MEMORY)
             munmap(self.worker, sizeof(Worker))
+
+    def slow(self, str stage, double share):
+        """From now on this stage takes so much longer: decap, link, order, admit, route or encap."""
+        stages = {"decap": (UP, 0), "link": (UP, 1), "order": (UP, 2), "admit": (UP, 3), "route": (DOWN, 0), "encap": (DOWN, 1)}
+        if stage not in stages:
+            raise ValueError(f"{stage} is no stage of these: {', '.join(stages)}")
+        self.slow_kind, self.slow_stage = stages[stage]
+        self.slower = share
 
     def clock(self):
         """Seconds that stages have run."""
@@ -215,6 +226,7 @@ cdef class Stages:
         cdef Worker* w = self.worker
         cdef uint64_t start = now()
         cdef int n = 0
+        self.kind = kind
         if kind == UP:
             decap(w, PORT_UDP)
             start = self._lap(start, 0)
@@ -237,7 +249,7 @@ cdef class Stages:
 
     cdef inline uint64_t _lap(self, uint64_t start, int stage) noexcept nogil:
         """Between two stages, where each is timed by itself."""
-        if self.apart:
+        if self.apart or self.slow_kind == self.kind:
             self._stop(start, stage)
             return now()
         return start
@@ -245,6 +257,10 @@ cdef class Stages:
     cdef inline void _stop(self, uint64_t start, int stage) noexcept nogil:
         cdef uint64_t took = now() - start
         took -= min(took, self.idle)
+        if self.slow_kind == self.kind and self.slow_stage == stage:
+            took += <uint64_t>(took * self.slower)
+            while now() - start < took:
+                pass
         self.spent += took
         self.stages[stage] += took
 

@@ -64,6 +64,7 @@ def sizes(text: str) -> str:
 
 
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", show_default=False, help="Keep all figures there.")]
+Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE.svg", show_default=False, help="Draw them there.")]
 Sessions = Annotated[int, typer.Option("--sessions", min=1, max=65000, help="How many.")]
 Auth = Annotated[str, typer.Option("--auth", callback=some(("mschap2", "mschap1", "chap", "pap")), help="How they authenticate.")]
 Rate = Annotated[float, typer.Option("--rate", min=0, help="Sessions that begin in a second; 0: as many as --window allows.")]
@@ -84,9 +85,12 @@ def sentences() -> Iterator[None]:
         raise typer.Exit(130)
 
 
-def keep(path: Path | None, rows: Rows) -> None:
+def keep(path: Path | None, rows: Rows, picture: Path | None = None) -> None:
+    if picture:
+        from .plot import draw
+        picture.write_text(draw(rows))
     if path:
-        given = [path.name if Path(name) == path else name for name in sys.argv[1:]]        # where it lies is no result
+        given = [Path(name).name if Path(name) in (path, picture) else name for name in sys.argv[1:]]   # where it lies is no result
         write(path, ["headrace", *given], rows)
 
 
@@ -134,12 +138,12 @@ def bench(context: typer.Context,
           full: Annotated[bool, typer.Option("--full", help="Everything, also the loss-free rates; hours.")] = False,
           protocol: Annotated[str, typer.Option(callback=some(wires.PROTOCOLS), help="Of the tunnels.")] = ",".join(wires.PROTOCOLS),
           peer: Annotated[str, typer.Option(callback=some(wires.PEERS), help="What runs beside it.")] = "",
-          json: Json = None) -> None:
+          json: Json = None, plot: Plot = None) -> None:
     """Benchmarks, as root: without a command a useful part of all, within eight minutes."""
     if context.invoked_subcommand:
         return
     with sentences():
-        ready(json)
+        ready(json, plot)
         options = chosen(full, split(protocol), split(peer))
         length = wires.seconds(options)
         print(f"{sum(1 for _ in wires.cases(options))} cases, {options.repeat} runs of {options.duration:g} s each; this takes about "
@@ -147,7 +151,7 @@ def bench(context: typer.Context,
         rows = run(options)
         show(wires.table(rows))
         disturbed(rows)
-        keep(json, rows)
+        keep(json, rows, plot)
 
 
 def chosen(full: bool, protocols: list[str], peers: list[str]) -> wires.Options:
@@ -178,17 +182,17 @@ def throughput(
         loss_threshold: Annotated[float, typer.Option(min=0, max=1, help="The share that may be lost there.")] = 0,
         trial: Annotated[float, typer.Option(min=0.1, help="Seconds of a trial of that search; RFC 2544 wants 60.")] = 1,
         peer: Annotated[str, typer.Option(callback=some(wires.PEERS), help="Beside it: any of " + ",".join(wires.PEERS) + ".")] = "",
-        json: Json = None) -> None:
+        json: Json = None, plot: Plot = None) -> None:
     """Packets through a forwarder: cost, rate and loss beside the null tunnel."""
     with sentences():
-        ready(json)
+        ready(json, plot)
         rows = run(wires.Options(
             split(protocol), split(traffic), [s if s == "imix" else int(s) for s in split(size)], split(direction),
             [int(n) for n in split(sessions)], [int(n) for n in split(flows)], split(wire), [int(n) for n in split(workers)], split(peer),
             duration, repeat, rate, loss_threshold if loss_free else None, trial))
         show(wires.table(rows))
         disturbed(rows)
-        keep(json, rows)
+        keep(json, rows, plot)
 
 
 @app.command(epilog="Example: headrace bench setup --sessions 10000 --auth pap --json setup.json")
@@ -196,18 +200,18 @@ def setup(sessions: Sessions = 10000,
           tunnels: Annotated[int, typer.Option(min=1, help="That carry them.")] = 10,
           auth: Auth = "mschap2", rate: Rate = 0, window: Window = 256,
           repeat: Annotated[int, typer.Option(min=1, help="Runs, each with a new concentrator.")] = 3,
-          json: Json = None) -> None:
+          json: Json = None, plot: Plot = None) -> None:
     """How many sessions come up in a second, and what one costs."""
     from . import setup as bench
     with sentences():
-        ready(json)
+        ready(json, plot)
         row = bench.measure(sessions, tunnels, auth, rate, window, repeat)
         show(bench.table([row]))
         disturbed([{"foreign_share": row["foreign"]}])
         if row["failed"]:
             reason = row["samples"][0]["reason"] or "nothing was heard"
             print(f"{row['failed']} did not come up, the first because: {reason}", file=sys.stderr)
-        keep(json, [row])
+        keep(json, [row], plot)
 
 
 @app.command(epilog="Example: headrace bench idle --sessions 60000 --tunnels 60000 --minutes 2")
@@ -226,12 +230,37 @@ def idle(sessions: Sessions = 60000,
         keep(json, [row])
 
 
+@app.command(epilog="Example: headrace bench compare before.json after.json --threshold 0.1")
+def compare(before: Annotated[Path, typer.Argument(metavar="A.json", help="Results as --json kept them.")],
+            after: Annotated[Path, typer.Argument(metavar="B.json", help="The same benchmarks, later.")],
+            threshold: Annotated[float, typer.Option(min=0, help="How much worse a figure may be: 0.05 is 5 %.")] = 0.05,
+            every: Annotated[bool, typer.Option("--all", help="Also what did not change.")] = False) -> None:
+    """What got better or worse beyond the noise; status 1 when something is worse by more than the threshold."""
+    from . import compare as bench
+    with sentences():
+        a, b = bench.rows(before), bench.rows(after)
+        found = list(bench.changes(a, b))
+        if not found:
+            raise LabError(f"{before} and {after} have no figure in common")
+        changed = [change for change in found if change.worse is not None]
+        if changed or every:
+            show(bench.table(found if every else changed))
+        worse = [change for change in changed if change.worse and abs(change.by) > threshold]
+        print(f"{len(found)} figures compared, {sum(not c.worse for c in changed)} better, {sum(bool(c.worse) for c in changed)} worse, "
+              f"{len(worse)} of them by more than {threshold:.0%}; {len(a.keys() ^ b.keys())} rows are in one file only")
+        if worse:
+            raise typer.Exit(1)
+
+
 @app.command(epilog="Example: headrace bench kernels -k 'test_up and 64'")
 def kernels(words: Annotated[str, typer.Option("-k", metavar="WORDS", help="Only these, as pytest's -k.")] = "",
             json: Json = None) -> None:
     """The stages in memory, without system calls."""
-    from . import kernels as bench
     with sentences():
+        try:
+            from . import kernels as bench
+        except ModuleNotFoundError as error:
+            raise LabError(f"this benchmark needs {error.name}: pip install headrace[test]")
         ready(json)
         rows = bench.report(words)
         show(bench.tabled(rows))

@@ -36,6 +36,7 @@ from .port import address
 
 SOCKETS = 64            # at most
 BUFFER = 4 << 20
+POINTS = 100            # of a run's timeline
 LOOK = 0.5              # seconds between looks at a link that is coming up: is its timer due?
 HEAD = struct.Struct("!HHHHH")
 PPP_DATA, ALL_STATIONS = 0x0002, 0xFF03
@@ -249,10 +250,12 @@ class Load:
                 seen, last = self.up, time.monotonic()
             elif time.monotonic() - last > patience:
                 break
-        took = sorted(s.took for s in self.subscribers.values() if s.took)
+        there = [s for s in self.subscribers.values() if s.took]
+        took = sorted(s.took for s in there)
         seconds = max(self.finished - self.started, 1e-9)
         return {"up": self.up, "failed": self.sessions - self.up, "seconds": seconds, "per_second": self.up / seconds,
-                "p50": at(took, 0.50), "p99": at(took, 0.99), "longest": at(took, 1.0), "reason": self.first_reason, **self.counts()}
+                "p50": at(took, 0.50), "p99": at(took, 0.99), "longest": at(took, 1.0), "reason": self.first_reason,
+                "timeline": timeline(sorted(s.begun + s.took - self.started for s in there)), **self.counts()}
 
     def counts(self) -> dict[str, Any]:
         return {"lost": self.lost, "echoes": self.lines.echoes, "strange": self.lines.strange, "cpu": time.process_time()}
@@ -282,6 +285,12 @@ class Load:
 def at(ordered: list[float], share: float) -> float | None:
     """The value below which so many of them lie."""
     return ordered[max(math.ceil(share * len(ordered)), 1) - 1] if ordered else None
+
+
+def timeline(ordered: list[float]) -> list[tuple[float, int]]:
+    """How many are up after how many seconds: POINTS at most, from nobody to all."""
+    step = max(-(-len(ordered) // POINTS), 1)
+    return [(0.0, 0)] + [(round(ordered[n - 1], 4), n) for n in [*range(step, len(ordered), step), len(ordered)] if n]
 
 
 def open_socket(peer: tuple[str, int], local: str = "") -> socket.socket:

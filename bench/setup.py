@@ -76,7 +76,7 @@ def run(sessions: int, tunnels: int, method: str, rate: float, window: int, wire
         generator.stop()
     each = {role: 1e3 * seconds / load["up"] if load["up"] else None for role, seconds in (used | {"generator": load["cpu"]}).items()}
     return {
-        **{key: load[key] for key in ("up", "failed", "reason", "seconds", "per_second")}, "there": there,
+        **{key: load[key] for key in ("up", "failed", "reason", "seconds", "per_second", "timeline")}, "there": there,
         **{f"{key}_ms": milli(load[key]) for key in ("p50", "p99", "longest")},
         "cpu_ms": 1e3 * sum(used.values()) / load["up"] if load["up"] else None, "cpu_ms_by_role": each,
         "shares": shares, "machine": machine, "foreign": max(machine - sum(shares.values()) / len(cores), 0.0),

@@ -77,6 +77,9 @@ class World:
             self.tables.set_state(slot, table.State.OPEN)
             self.slots.append(slot)
         self.stages = Stages(self.tables, (PEER, PEER_PORT))
+        if slow := os.environ.get("HEADRACE_BENCH_SLOW"):         # stage:share, for a test that must see it found out
+            stage, _, share = slow.partition(":")
+            self.stages.slow(stage, float(share))
         self.trace = cache(self.some)
 
     def order(self, spread: str) -> list[int]:

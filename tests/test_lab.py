@@ -229,13 +229,14 @@ def descendants(pid: int) -> set[int]:
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
 def test_an_interrupted_bench_leaves_nothing_behind(number: signal.Signals, status: int) -> None:
     """A namespace is gone with its processes when it has no name; that is looked at while its number is still its own."""
-    bench = subprocess.Popen([*BENCH, "--traffic", "tcp", "--repeat", "1", "--duration", "60"], cwd="/", stderr=subprocess.PIPE, text=True)
+    bench = subprocess.Popen([*BENCH, "--traffic", "tcp", "--peer", "l2tpns", "--repeat", "1", "--duration", "60"], cwd="/",
+                             stderr=subprocess.PIPE, text=True)
     assert bench.stderr
     assert "1/1" in bench.stderr.readline()         # both subjects and their peers run by now
     family = descendants(bench.pid)
     assert len(family) >= 5
     held = {namespace(pid) for pid in family} - {namespace("self")}
-    assert len(held) in (3, 4), "two labs of two; of headrace's peer there are only threads until iperf3 comes"
+    assert len(held) in (4, 5), "three labs of two; of an LNS's peer there are only threads until iperf3 comes"
     names = Path("/run/netns")
     assert not names.is_dir() or not held & {name.stat().st_ino for name in names.iterdir()}
     watched = [os.pidfd_open(pid) for pid in family]
