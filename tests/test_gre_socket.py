@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 from headrace.bench.lab import Namespace
-from headrace.control import gre
+from headrace.control import listener
 
 pytestmark = pytest.mark.root
 DATA = struct.pack("!HHHHI", 0x3001, 0x880B, 6, 7, 0) + b"\xff\x03\0\x21ab"
@@ -19,7 +19,7 @@ def wire():
     namespace = Namespace("gre")
     with namespace.entered():
         subprocess.run(["ip", "link", "set", "lo", "up", "mtu", "1500"], check=True)
-        ours = gre.open_gre(3)
+        ours = listener.open_gre("0.0.0.0", 3)
         other = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_GRE)
     yield ours, other
     for sock in (*ours, other):

@@ -1,0 +1,90 @@
+"""Packet rings on a veth pair in a network namespace."""
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import subprocess
+
+import pytest
+from headrace.bench.lab import Namespace
+from headrace.fastpath._probe_ring import LONGEST_FRAME, SLOTS, Rx, Tx
+
+pytestmark = pytest.mark.root
+KIND = 0x88B5           # for experiments (IEEE 802)
+HEAD = bytes.fromhex("ffffffffffff 020000000001") + struct.pack("!H", KIND)
+
+
+@pytest.fixture
+def wire():
+    """(a namespace, sockets on both ends of its veth pair, not bound to a protocol yet, and their interfaces)"""
+    namespace = Namespace("rings")
+    with namespace.entered():
+        subprocess.run("""sysctl -qw net.ipv6.conf.default.disable_ipv6=1; ip link add wa type veth peer name wb
+            ip link set wa up mtu 1500; ip link set wb up mtu 1500""", shell=True, check=True)
+        a, b = (socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) for _ in range(2))
+        interfaces = [socket.if_nametoindex(name) for name in ("wa", "wb")]
+        yield namespace, a, b, interfaces
+        a.close()
+        b.close()
+
+
+def until(rx, sock, n):
+    found = []
+    while len(found) < n:
+        assert select.select([sock], [], [], 5)[0], f"{len(found)} of {n}"
+        found += rx.frames()
+    return found
+
+
+def test_frames_go_out_and_come_in_in_order(wire):
+    _, a, b, (out, into) = wire
+    tx, rx = Tx(a.fileno()), Rx(b.fileno(), 1)
+    b.bind(("wb", KIND))
+    sent = [HEAD + struct.pack("!I", i) + bytes(i % 1400) for i in range(5000)]
+    got = []
+    for i, frame in enumerate(sent):
+        while not tx.put(frame):
+            assert tx.send(out, KIND) >= 0
+        if i % 100 == 99:
+            assert tx.send(out, KIND) == 0
+            got += until(rx, b, 100)
+    assert [frame for frame, *_ in got] == sent
+    assert {(tpid, tci, interface, outgoing) for _, _, tpid, tci, interface, outgoing in got} == {(0, 0, into, False)}
+    assert all(whole == len(frame) for frame, whole, *_ in got)
+
+
+def test_more_than_there_are_slots(wire):
+    _, a, _, (out, _) = wire
+    tx = Tx(a.fileno())
+    put = 0
+    while tx.put(HEAD + bytes(60)):
+        put += 1
+    assert put == SLOTS
+    assert tx.send(out, KIND) == 0 and tx.put(HEAD + bytes(60))
+
+
+def test_tags_and_what_we_sent_ourselves(wire):
+    _, a, b, (out, _) = wire
+    tx, rx = Tx(a.fileno()), Rx(b.fileno(), 1)
+    b.bind(("wb", 3))                                # ETH_P_ALL
+    assert tx.put(HEAD[:12] + struct.pack("!HHHHH", 0x88A8, 7, 0x8100, 0x2009, KIND) + b"two tags")
+    assert tx.put(HEAD[:12] + struct.pack("!HHH", 0x8100, 0x2009, KIND) + b"one tag")
+    assert tx.send(out, KIND) == 0
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as other:
+        other.sendto(HEAD + b"ours", ("wb", KIND))
+    tagged = HEAD[:12] + struct.pack("!HHH", 0x8100, 0x2009, KIND) + b"two tags"
+    assert sorted((frame, tpid, tci, outgoing) for frame, _, tpid, tci, _, outgoing in until(rx, b, 3)) == sorted([
+        (tagged, 0x88A8, 7, False), (HEAD + b"one tag", 0x8100, 0x2009, False), (HEAD + b"ours", 0, 0, True)])
+
+
+def test_what_cannot_be_sent(wire):
+    _, a, b, (out, _) = wire
+    tx, rx = Tx(a.fileno()), Rx(b.fileno(), 1)
+    b.bind(("wb", KIND))
+    assert tx.put(HEAD + bytes(LONGEST_FRAME - 14)) and tx.put(HEAD + b"short"), "longer than the device takes: lost"
+    tx.send(out, KIND)
+    assert [frame for frame, *_ in until(rx, b, 1)] == [HEAD + b"short"]
+    assert tx.put(HEAD) and tx.send(9999, KIND) == -1
+    subprocess.run(["ip", "link", "set", "wa", "down"], check=True)
+    assert tx.send(out, KIND) == -1
