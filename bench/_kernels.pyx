@@ -18,7 +18,8 @@ from ..fastpath.order cimport order
 from ..fastpath.packet cimport PASS, Packet
 from ..fastpath.sys cimport (CLOCK_MONOTONIC, MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE, clock_gettime,
                              full_fence, iovec, madvise, mmap, munmap, timespec, virtio_net_hdr)
-from ..fastpath.table cimport Session, Table, Tables, address_hash, slot_of
+from ..fastpath.prefix cimport address_hash
+from ..fastpath.table cimport Session, Table, Tables, slot_of
 from ..fastpath.timer cimport rearm_all, turn
 from ..fastpath.up cimport admit, decap, link
 from ..fastpath.worker cimport BATCH, HEADROOM, PORT_UDP, Out, Worker

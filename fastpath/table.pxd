@@ -14,13 +14,12 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from .cipher cimport Cipher
+from .prefix cimport AddressEntry, AddressIndex, longest_match, prefetch_entry
 from .sys cimport load_acquire8, prefetch, prefetch_write
 
 cdef enum:
     LAYOUT = 2                # of this page; another one's sessions cannot be adopted
     TEMPLATE = 64             # octets of an encapsulation template
-    LENGTHS = 16              # prefix lengths in use at once, IPv4
-    LENGTHS6 = 32             # and IPv6
     TUNNELS = 65536
     COUNTERS = 64             # room for verdicts in a worker's record
     STAGES = 32               # room for stage timers
@@ -127,23 +126,6 @@ cdef struct Session:          # 512 octets
     uint8_t echo_id
     uint8_t pad5[50]
 
-cdef struct AddressEntry:     # 32 octets; the key is a prefix, host bits zero
-    uint64_t key[2]
-    uint32_t slot
-    uint8_t length            # prefix length, 128 for a single address
-    uint8_t used              # published with release: 0 never, 1 in use, 2 tombstone
-    uint8_t pad[10]
-
-# One of the two copies of the prefixes that lead to sessions on hr0.
-cdef struct AddressIndex:     # 64 octets
-    uint32_t used             # entries and tombstones, control's own
-    uint32_t live             # entries
-    uint8_t lengths_used      # stored with release
-    uint8_t lengths[LENGTHS]  # of IPv4 prefixes, 96 more than written, longest first
-    uint8_t lengths6_used
-    uint8_t lengths6[LENGTHS6]
-    uint8_t pad[6]
-
 cdef struct Tunnel:           # 128 octets, index: our tunnel id
     # -- written by control, before the acknowledgment leaves
     uint8_t state             # 0: none; else as control/l2tp names them
@@ -246,7 +228,7 @@ cdef class Tables:
     cdef Session* _session(self, uint32_t slot) except NULL
     cdef _wipe(self, uint32_t slot)
     cdef _wipe_spent(self, int most)
-    cdef _rebuild(self, int new_length, bint four)
+    cdef _rebuild(self, const uint64_t* key, uint8_t length)
 
 
 cdef inline uint32_t slot_of(const Table* t, uint16_t tunnel, uint16_t session) noexcept nogil:
@@ -286,73 +268,13 @@ cdef inline void prefetch_timer(const Session* s) noexcept nogil:
     prefetch_write(&s.next)
 
 
-cdef inline uint32_t address_hash(const uint64_t* key, uint8_t length) noexcept nogil:
-    cdef uint64_t h = (key[0] ^ length) * <uint64_t>0x9E3779B97F4A7C15 ^ key[1]
-    h = (h ^ h >> 32) * <uint64_t>0xD6E8FEB86659FD93
-    return <uint32_t>(h ^ h >> 32)
-
-
 cdef inline void prefetch_address(const Table* t, const uint64_t* key) noexcept nogil:
-    """Ask for the entry where the search begins: of IPv4 that of a single address."""
+    """Ask for the entry where the search for an address begins."""
     cdef int copy = load_acquire8(&t.header.active) & 1
-    cdef uint64_t first[2]
-    cdef uint8_t length
-    if key[0] == 0:
-        prefetch(&t.addresses[copy][address_hash(key, 128) & t.address_mask])
-        return
-    length = t.header.index[copy].lengths6[0]
-    cut_key(key, length, first)
-    prefetch(&t.addresses[copy][address_hash(first, length) & t.address_mask])
-
-
-cdef inline void cut_key(const uint64_t* address, uint8_t length, uint64_t* key) noexcept nogil:
-    """The first `length` bits of 16 octets in network order."""
-    cdef int i, bits
-    for i in range(2):
-        bits = length - 64 * i
-        if bits >= 64:
-            key[i] = address[i]
-        elif bits <= 0:
-            key[i] = 0
-        else:
-            key[i] = address[i] & bswap64(~(<uint64_t>0xFFFFFFFFFFFFFFFF >> bits))
+    prefetch_entry(t.addresses[copy], t.address_mask, &t.header.index[copy], key)
 
 
 cdef inline uint32_t by_address(const Table* t, const uint64_t* address) noexcept nogil:
-    """The slot that the longest matching prefix leads to, or 0. Each family has lengths of its own, so that single IPv4 addresses
-    cost an IPv6 packet no look, and IPv6's prefixes none the other way.
-
-    Budget: 8 ns when the entry is in the cache and all prefixes of the family have one length."""
+    """The slot that the longest matching prefix leads to, or 0."""
     cdef int copy = load_acquire8(&t.header.active) & 1
-    cdef AddressIndex* index = &t.header.index[copy]
-    cdef AddressEntry* entries = t.addresses[copy]
-    cdef AddressEntry* e
-    cdef uint64_t key[2]
-    cdef uint32_t at
-    cdef uint8_t length, used
-    cdef const uint8_t* lengths = index.lengths
-    cdef int i, n
-    if address[0]:
-        lengths = index.lengths6
-        n = load_acquire8(&index.lengths6_used)
-    else:
-        n = load_acquire8(&index.lengths_used)
-    for i in range(n):
-        length = lengths[i]
-        cut_key(address, length, key)
-        at = address_hash(key, length) & t.address_mask
-        while True:
-            e = &entries[at]
-            used = load_acquire8(&e.used)
-            if used == 0:
-                break
-            if used == 1 and e.key[0] == key[0] and e.key[1] == key[1] and e.length == length:
-                return e.slot
-            at = (at + 1) & t.address_mask
-    return 0
-
-cdef extern from *:
-    """
-    #define headrace_bswap64 __builtin_bswap64
-    """
-    uint64_t bswap64 "headrace_bswap64"(uint64_t) nogil
+    return longest_match(t.addresses[copy], t.address_mask, &t.header.index[copy], address)

@@ -1,4 +1,4 @@
-"""Control's doors to the tables file, and the NumPy view of it.
+"""Control's doors to the tables file.
 
 Control is the only caller of what writes here, but for tests. Nothing blocks: where a copy must not be
 touched before the workers passed a batch boundary, a door waits for that boundary, some microseconds
@@ -17,8 +17,10 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from .cipher cimport Cipher, CipherKeys, CipherState
+from .prefix cimport AddressEntry, AddressIndex, copy_entries, find_entry, list_lengths, listed, prefix_key, put_entry
 from .sys cimport (MADV_HUGEPAGE, MAP_SHARED, PROT_READ, PROT_WRITE, full_fence, load_acquire8, load_acquire64, madvise, mmap, munmap,
-                   store_release8, store_release32, store_release64)
+                   store_release8, store_release64)
+from .view import session_dtype, stage_dtype, tunnel_dtype, worker_dtype
 
 cdef uint64_t MAGIC = 0x6865616472616365        # "headrace"
 cdef size_t PAGE = 4096
@@ -26,9 +28,9 @@ TICK_SECONDS = TICK_NS / 1e9
 cdef WorkerRecord A_RECORD                     # for offsets only: what a null pointer's members have is undefined in C
 cdef size_t ASLEEP = <size_t>&A_RECORD.asleep - <size_t>&A_RECORD
 
-assert sizeof(Config) == 128 and sizeof(Session) == 512 and sizeof(AddressEntry) == 32
+assert sizeof(Config) == 128 and sizeof(Session) == 512
 assert sizeof(CipherKeys) == 64 and sizeof(CipherState) == 320 and sizeof(Cipher) == 768
-assert sizeof(Tunnel) == 128 and sizeof(WorkerRecord) == 4096 and sizeof(AddressIndex) == 64
+assert sizeof(Tunnel) == 128 and sizeof(WorkerRecord) == 4096
 assert sizeof(Crash) == 256 and sizeof(Header) == 256 + CRASHES * sizeof(Crash)
 
 
@@ -351,11 +353,9 @@ cdef class Tables:
         prefix_key(address, length, key)
         if index.live >= h.capacity // 8 * 7:
             raise ValueError(f"no room for more than {index.live} prefixes")
-        cdef bint four = is_four(key, length)
-        if length not in (index.lengths[:index.lengths_used] if four else index.lengths6[:index.lengths6_used]):
-            self._rebuild(length, four)
-        elif index.used >= h.capacity // 4 * 3 and index.used - index.live >= h.capacity // 8:   # a search ends at an unused entry
-            self._rebuild(-1, four)
+        # a search ends at an unused entry, so there must be some
+        if not listed(index, key, length) or index.used >= h.capacity // 4 * 3 and index.used - index.live >= h.capacity // 8:
+            self._rebuild(key, length)
         put_entry(self.table.addresses[h.active & 1], self.table.address_mask, &h.index[h.active & 1], key, length, slot)
 
     def delete(self, bytes address, uint8_t length, uint32_t slot):
@@ -385,38 +385,19 @@ cdef class Tables:
         memcpy(key, <const char*>address, 16)
         return by_address(&self.table, key)
 
-    cdef _rebuild(self, int new_length, bint four):
-        """Copy what is in use to the other copy, without tombstones and with one more length; swap."""
+    cdef _rebuild(self, const uint64_t* key, uint8_t length):
+        """Fill the other copy with what is in use, without tombstones and with the length of a prefix that is to come; swap."""
         cdef Header* h = self.table.header
+        cdef AddressIndex index
         cdef int old = h.active & 1, new = old ^ 1
-        cdef AddressEntry* source = self.table.addresses[old]
-        cdef AddressEntry* target = self.table.addresses[new]
-        cdef uint32_t i
-        cdef uint8_t in_use[2][129]
         cdef uint32_t filled = h.capacity if h.index[old].used else 0     # a look at a copy that was never used costs its memory
-        memset(in_use, 0, sizeof(in_use))
-        for i in range(filled):
-            if source[i].used == 1:
-                in_use[is_four(source[i].key, source[i].length)][source[i].length] = 1
-        if new_length >= 0:
-            in_use[four][new_length] = 1
-        lengths6, lengths = [[n for n in range(128, -1, -1) if in_use[family][n]] for family in range(2)]
-        if len(lengths) > LENGTHS or len(lengths6) > LENGTHS6:
-            raise ValueError(f"no room for more than {LENGTHS} prefix lengths of IPv4 and {LENGTHS6} of IPv6")
+        list_lengths(self.table.addresses[old], filled, key, length, &index)
         if self.swapped is not None:
             self._wait(self.swapped, "the index of addresses")
         if h.index[new].used:
-            memset(target, 0, h.capacity * sizeof(AddressEntry))
-        memset(&h.index[new], 0, sizeof(AddressIndex))
-        for i, length in enumerate(lengths):
-            h.index[new].lengths[i] = length
-        for i, length in enumerate(lengths6):
-            h.index[new].lengths6[i] = length
-        for i in range(filled):
-            if source[i].used == 1:
-                put_entry(target, self.table.address_mask, &h.index[new], source[i].key, source[i].length, source[i].slot)
-        store_release8(&h.index[new].lengths6_used, <uint8_t>len(lengths6))
-        store_release8(&h.index[new].lengths_used, <uint8_t>len(lengths))
+            memset(self.table.addresses[new], 0, h.capacity * sizeof(AddressEntry))
+        h.index[new] = index
+        copy_entries(self.table.addresses[old], filled, self.table.addresses[new], self.table.address_mask, &h.index[new])
         store_release8(&h.active, <uint8_t>new)
         self.swapped = self.epochs()
 
@@ -511,92 +492,3 @@ cdef sixteen(address):
     if len(address) != 16:
         raise ValueError("an address has 16 octets here")
     return address
-
-
-cdef prefix_key(bytes address, uint8_t length, uint64_t* key):
-    cdef uint64_t whole[2]
-    if len(address) != 16 or length > 128:
-        raise ValueError("a prefix is 16 octets and a length up to 128 here")
-    memcpy(whole, <const char*>address, 16)
-    cut_key(whole, length, key)
-
-
-cdef inline bint is_four(const uint64_t* key, uint8_t length) noexcept:
-    """Whether a prefix is of IPv4, or lies where IPv4 does: `by_address` looks for an address with nothing in its first half there."""
-    return key[0] == 0 and length >= 96
-
-
-cdef AddressEntry* find_entry(AddressEntry* entries, uint32_t mask, const uint64_t* key, uint8_t length) noexcept:
-    """The entry or tombstone of this prefix, or NULL."""
-    cdef uint32_t at = address_hash(key, length) & mask
-    while entries[at].used:
-        if entries[at].key[0] == key[0] and entries[at].key[1] == key[1] and entries[at].length == length:
-            return &entries[at]
-        at = (at + 1) & mask
-    return NULL
-
-
-cdef void put_entry(AddressEntry* entries, uint32_t mask, AddressIndex* index, const uint64_t* key, uint8_t length,
-                    uint32_t slot) noexcept:
-    """Insert; a tombstone of the same key may be taken again, no other."""
-    cdef AddressEntry* e = find_entry(entries, mask, key, length)
-    cdef uint32_t at
-    if e == NULL:
-        at = address_hash(key, length) & mask
-        while entries[at].used:
-            at = (at + 1) & mask
-        e = &entries[at]
-        e.key[0], e.key[1], e.length = key[0], key[1], length
-        index.used += 1
-    if e.used != 1:
-        index.live += 1
-    store_release32(&e.slot, slot)
-    store_release8(&e.used, 1)
-
-
-def session_dtype():
-    cdef Session record
-    cdef Session* s = &record
-    fields = [
-        ("generation", "u4", <size_t>&s.generation), ("tunnel", "u2", <size_t>&s.tunnel), ("session", "u2", <size_t>&s.session),
-        ("kind", "u1", <size_t>&s.kind), ("state", "u1", <size_t>&s.state), ("owner", "u1", <size_t>&s.owner),
-        ("peer", "V16", <size_t>&s.path.peer), ("peer_port", "u2", <size_t>&s.path.peer_port),
-        ("rx_packets", "u8", <size_t>&s.rx_packets), ("rx_bytes", "u8", <size_t>&s.rx_bytes),
-        ("last_rx", "u4", <size_t>&s.last_rx), ("last_user", "u4", <size_t>&s.last_user),
-        ("tx_packets", "u8", <size_t>&s.tx_packets), ("tx_bytes", "u8", <size_t>&s.tx_bytes),
-        ("no_gso", "u1", <size_t>&s.no_gso), ("last_tx_user", "u4", <size_t>&s.last_tx_user), ("echoes", "u1", <size_t>&s.echoes), ("waits", "u4", <size_t>&s.waits)]
-    return _dtype(fields, sizeof(Session), <size_t>s)
-
-
-def tunnel_dtype():
-    cdef Tunnel record
-    cdef Tunnel* t = &record
-    fields = [("state", "u1", <size_t>&t.state), ("peer_tunnel", "u2", <size_t>&t.peer_tunnel), ("ns", "u2", <size_t>&t.ns),
-              ("nr", "u2", <size_t>&t.nr), ("acked", "u2", <size_t>&t.acked), ("generation", "u4", <size_t>&t.generation), ("worker_generation", "u4", <size_t>&t.worker_generation),
-              ("worker_nr", "u2", <size_t>&t.worker_nr)]
-    return _dtype(fields, sizeof(Tunnel), <size_t>t)
-
-
-def worker_dtype():
-    cdef WorkerRecord* w = &A_RECORD
-    fields = [("epoch", "u8", <size_t>&w.epoch), ("asleep", "u1", <size_t>&w.asleep), ("heartbeat", "u8", <size_t>&w.heartbeat),
-              ("busy_ns", "u8", <size_t>&w.busy_ns), ("wakes", "u8", <size_t>&w.wakes), ("batches", "u8", <size_t>&w.batches),
-              ("packets_up", "u8", <size_t>&w.packets_up), ("packets_down", "u8", <size_t>&w.packets_down),
-              ("ring_in", "u8", <size_t>&w.ring_in), ("ring_out", "u8", <size_t>&w.ring_out),
-              ("super_in", "u8", <size_t>&w.super_in), ("super_out", "u8", <size_t>&w.super_out),
-              ("gso_sends", "u8", <size_t>&w.gso_sends), ("gso_failures", "u8", <size_t>&w.gso_failures),
-              ("sends", "u8", <size_t>&w.sends), ("receives", "u8", <size_t>&w.receives), ("reads", "u8", <size_t>&w.reads),
-              ("writes", "u8", <size_t>&w.writes), ("verdicts", ("u8", COUNTERS), <size_t>&w.verdicts)]
-    return _dtype(fields, sizeof(WorkerRecord), <size_t>w)
-
-
-def stage_dtype():
-    cdef WorkerRecord* w = &A_RECORD
-    fields = [("ns", ("u8", STAGES), <size_t>&w.stage_ns), ("kernel_ns", ("u8", STAGES), <size_t>&w.stage_kernel_ns),
-              ("packets", ("u8", STAGES), <size_t>&w.stage_packets), ("batches", ("u8", STAGES), <size_t>&w.stage_batches)]
-    return _dtype(fields, sizeof(WorkerRecord), <size_t>w)
-
-
-def _dtype(fields, size, base):
-    names, formats, offsets = zip(*fields)
-    return np.dtype({"names": names, "formats": formats, "offsets": [o - base for o in offsets], "itemsize": size})

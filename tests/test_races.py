@@ -49,11 +49,11 @@ def until(bench, check, seconds=10.0):
         assert time.monotonic() < end, bench.verdicts()
 
 
-def configure(bench, slot, **config):
-    """On a busy machine a worker may take longer to a batch boundary than the door waits."""
+def patiently(bench, door, *args, **kw):
+    """On a busy machine a worker may take longer to a batch boundary than a door waits."""
     def done():
         with contextlib.suppress(BlockingIOError):
-            bench.tables.configure(slot, **config)
+            door(*args, **kw)
             return True
     until(bench, done)
 
@@ -68,7 +68,7 @@ def test_a_configuration_is_never_torn(bench):
         for worker in range(len(bench.wires)):
             bench.inner_write(packet, worker)
             sent += 1
-        configure(bench, slot, template=template(number), mtu=1000 + number, tos=number & 0xFC)
+        patiently(bench, bench.tables.configure, slot, template=template(number), mtu=1000 + number, tos=number & 0xFC)
         seen += all_from(bench.peer)
         if number % 10 == 0:            # not further ahead of the workers than that
             until(bench, lambda sent=sent: bench.verdicts().get("DOWN", 0) >= sent - 20)
@@ -95,7 +95,7 @@ def test_a_slot_is_retired_and_taken_again_under_traffic(bench):
             until(bench, lambda number=number: sum(bench.verdicts().values()) >= 2 * workers * number)
         arrived += all_from(bench.peer)
         if number % 3 == 0:
-            configure(bench, slot, mtu=1300)
+            patiently(bench, bench.tables.configure, slot, mtu=1300)
         if number % 5 == 0:
             bench.tables.set_state(slot, State.OPENING)
         bench.tables.delete(mapped(address), 128, slot)
@@ -120,7 +120,7 @@ def test_prefixes_come_and_go_under_traffic(bench):
                 bench.inner_write(packet, worker)
                 sent += 1
         prefix = mapped(f"10.80.{number // 250 % 250}.{number % 250}")
-        bench.tables.insert(prefix, 128 - number // 1000, 77)
+        patiently(bench, bench.tables.insert, prefix, 128 - number // 1000, 77)
         assert bench.tables.delete(prefix, 128 - number // 1000, 77)
     until(bench, lambda: bench.verdicts().get("DOWN", 0) >= sent)
     assert "DROP_NO_ROUTE" not in bench.verdicts() and len(all_from(bench.peer)) == sent

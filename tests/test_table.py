@@ -258,3 +258,14 @@ def test_tunnel_record_round_trip(tables):
     assert tables.tunnels()["state"].nonzero()[0].tolist() == [77]
     tables.write_tunnel(77, 0, 0, 0, 0, 0, PATH)
     assert not tables.tunnels()["state"].any()
+
+
+def test_an_index_that_is_made_anew_lists_the_length_of_the_prefix_that_made_it_so(tmp_path):
+    """Users come and go one at a time, so that nobody else has a prefix of that length when the tombstones are too many."""
+    tables = make(tmp_path / "t", 10)
+    for n in range(3000):
+        address = mapped(f"10.67.{n >> 8}.{n & 255}")
+        tables.insert(address, 128, 1)
+        assert tables.lookup(address) == 1, n
+        tables.delete(address, 128, 1)
+        assert tables.lookup(address) == 0
