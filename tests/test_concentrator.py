@@ -12,19 +12,12 @@ from headrace.fastpath.table import ConfigFlag, State
 from hypothesis import HealthCheck, given
 from hypothesis import settings as given_settings
 from hypothesis import strategies as st
-from rig.core import METHODS, Rig, configuration
+from rig.core import METHODS, Rig, configuration, failed
 
 
 @pytest.fixture
 def rig(tmp_path):
     return Rig(tmp_path)
-
-
-def failed(rig, **want):
-    """The last failure, if it is as wanted."""
-    row = rig.core.sessions.failures.rows[-1]
-    assert {k: row[k] for k in want} == want, row
-    return row
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -272,101 +265,6 @@ def test_numbered_data_where_the_peer_asks(rig):
     assert client.link and configured[-1]["flags"] & ConfigFlag.CONFIG_SEQUENCED and configured[-1]["ns_at"] == 6
 
 
-# -- what the tables or a defect may do
-
-
-class Failing:
-    """Tables that fail at one door, so often."""
-
-    def __init__(self, tables, door, error, times=1):
-        self.tables, self.door, self.error, self.times = tables, door, error, times
-
-    def __getattr__(self, name):
-        if name == self.door and self.times:
-            self.times -= 1
-            raise self.error
-        return getattr(self.tables, name)
-
-
-@pytest.mark.parametrize("door, error, code", [
-    ("configure", BlockingIOError("session in slot 5 cannot change"), "stalled"),
-    ("insert", BlockingIOError("the index of addresses cannot change"), "stalled"),
-    ("insert", ValueError("no room for more than 7 prefixes"), "full"),
-    ("insert", ValueError("more than 16 prefix lengths in use"), "internal"),
-    ("set_state", RuntimeError("a defect"), "internal"),
-])
-def test_one_session_ends_when_the_tables_refuse(rig, door, error, code):
-    before = rig.dial("ann", "2")
-    rig.core.installer.tables = Failing(rig.tables, door, error)
-    client = rig.dial()
-    assert client.call_down and not client.link and rig.core.sessions.names.sessions.keys() == {"<l2tp-ann>"}
-    failed(rig, user="joe", code=code)
-    assert before.link and rig.dial().link
-
-
-def test_a_slot_that_cannot_be_had_ends_the_call(rig):
-    rig.core.installer.tables = Failing(rig.tables, "publish", ValueError("slot 5 is in use"))
-    client = rig.lac().call()
-    rig.collect()
-    while rig.queue and not client.call_down:
-        rig.now = max(rig.now, rig.queue[0][0])
-        rig.deliver(rig.queue[0][2])
-        rig.queue.pop(0)
-        rig.collect()
-    assert client.call_down and not rig.core.sessions
-    assert rig.dial().link
-    rig.check()
-
-
-def test_a_defect_in_a_link_ends_that_link(rig, caplog):
-    before, client = rig.dial("ann", "2"), rig.dial()
-
-    def broken(*args):
-        raise RuntimeError("a defect")
-    session = rig.session("<l2tp-joe>")
-
-    class Broken:
-        def __init__(self, ppp):
-            self.ppp = ppp
-        receive = broken
-
-        def __getattr__(self, name):
-            return getattr(self.ppp, name)
-    session.ppp = Broken(session.ppp)
-    rig.core.frame(rig.frame(client, LCP_PROTOCOL, push_packet(9, 1, bytes(4))), rig.now)
-    rig.run(2)
-    assert client.call_down and before.link and list(rig.core.sessions.names.sessions) == ["<l2tp-ann>"]
-    assert "a defect in headrace" in caplog.text and caplog.records[0].exc_info
-
-
-def test_a_defect_in_a_tunnel_ends_that_tunnel(rig, monkeypatch):
-    before, client = rig.dial("ann", "2"), rig.dial()
-    broken = rig.core.l2tp.endpoint._tunnels[client.far[0]]
-    receive = type(broken).receive
-
-    def once(tunnel, *args):
-        if tunnel is broken and not client.call_down:
-            monkeypatch.undo()
-            raise RuntimeError("a defect")
-        receive(tunnel, *args)
-    monkeypatch.setattr(type(broken), "receive", once)
-    client.lac.call("ann", "2")
-    rig.run(2)
-    assert client.lac.down and "a defect in headrace" in client.lac.down.text and before.link
-
-
-def test_frames_of_another_generation_are_dropped(rig):
-    client = rig.dial()
-    kind, worker, slot, generation, *rest = rig.frame(client, 0, kind=PuntKind.PUNT_DEAD)
-    rig.core.frame((kind, worker, slot, generation + 1, *rest), rig.now)
-    rig.core.frame((kind, worker, slot + 1, generation, *rest), rig.now)
-    rig.run(1)
-    assert client.link
-    rig.core.frame((kind, worker, slot, generation, *rest), rig.now)
-    rig.run(1)
-    assert "no echo" in client.call_down.text
-
-
 def test_links_start_in_their_turn(tmp_path, monkeypatch):
     monkeypatch.setattr("headrace.control.sessions.STARTING", 2)
     assert STARTING > 2
@@ -425,60 +323,6 @@ def test_no_new_tunnel_while_shutting_down(rig):
     assert client.call_down and client.lac.down and late.down is None and rig.core.l2tp.endpoint.settled
     rig.run(60)
     rig.check_empty()
-
-
-# -- two lives
-
-
-def test_goodbye_after_a_crash(tmp_path):
-    rig = Rig(tmp_path)
-    clients = [rig.dial(), rig.dial("ann", "2")]
-    half = rig.lac().call()
-    rig.run(0.03)
-    stale = rig.frame(clients[0], LCP_PROTOCOL, push_packet(9, 1, bytes(4)))
-    slots = [rig.slot(c) for c in (*clients, half)]
-    tunnels = {c.far[0] for c in (*clients, half)}
-    rig.now += 5
-    second = Rig(tmp_path, again=True, now=rig.now, seed=9)
-    second.lacs, second.random = rig.lacs, rig.random
-    for lac in second.lacs:
-        lac.rig = second
-    assert second.core.say_goodbye(second.now) == 3
-    assert all(second.tables.state(slot) == State.RETIRED for slot in slots)
-    second.core.frame(stale, second.now)        # of a slot that is nobody's now
-    second.run(1)
-    assert all(lac.down and "restarted" in lac.down.text for lac in second.lacs) and all(c.call_down for c in (*clients, half))
-    again = second.dial()
-    assert again.link and again.far[0] not in tunnels and second.slot(again) not in slots
-    second.check()
-    again.lac.close()
-    second.run(120)
-    second.check_empty()
-    own = second.core.ids
-    own.banks[0].unused = 0
-    assert {own.take_session(1) for _ in slots} <= {slot & 0xFFFF for slot in slots}
-
-
-def test_hellos_that_a_worker_acknowledged(rig, tmp_path):
-    """The note of a worker counts until control knows it, and never again."""
-    client = rig.dial()
-    tunnel_id = client.far[0]
-    tunnels, tables = rig.tables.tunnels(), rig.tables
-    dtype, nr = tunnels.dtype, int(tunnels[tunnel_id]["nr"])
-    with open(tmp_path / "tables", "r+b", buffering=0) as f:
-        base = tunnels.ctypes.data - tables.sessions().ctypes.data + 4096
-
-        def note(field, value, size):
-            f.seek(base + tunnel_id * dtype.itemsize + dtype.fields[field][1])
-            f.write(value.to_bytes(size, "little"))
-        note("worker_generation", int(tunnels[tunnel_id]["generation"]), 4)
-        note("worker_nr", nr + 1, 2)
-    rig.core.hear_workers()
-    rig.collect()
-    assert rig.core.l2tp.endpoint._tunnels[tunnel_id].reliable.nr == nr + 1 == tables.read_tunnel(tunnel_id)[3]
-    state, peer_tunnel, ns, _, acked, path = tables.read_tunnel(tunnel_id)
-    tables.write_tunnel(tunnel_id, state, peer_tunnel, ns, nr + 40_000 & 0xFFFF, acked, path)
-    assert tables.read_tunnel(tunnel_id)[3] == nr + 40_000 & 0xFFFF
 
 
 # -- whatever happens

@@ -276,3 +276,10 @@ class Rig:
         assert not core.sessions.names._numbers and not core.sessions.names._accounts and not any(core.sessions.waiting)
         assert not self.tables.tunnels()["state"].any()
         assert not any(self.tables.lookup(mapped(bytes((10, 67, 0, n)))) for n in range(256))
+
+
+def failed(rig: Rig, **want: Any) -> dict[str, Any]:
+    """The last failure, if it is as wanted."""
+    row = rig.core.sessions.failures.rows[-1]
+    assert {k: row[k] for k in want} == want, row
+    return row
