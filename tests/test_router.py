@@ -1,0 +1,411 @@
+"""The router of a session's link: neighbor discovery and DHCPv6 with packets of scapy's making, time as a number, and any octets."""
+import struct
+from ipaddress import IPv6Address, IPv6Network
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+
+import pytest
+from headrace.control.dhcp6 import (
+    DNS_SERVERS,
+    DOMAIN_LIST,
+    IA_NA,
+    IA_PD,
+    IA_TA,
+    REFRESH,
+    Association,
+    Code,
+    Lease,
+    Message,
+    Status,
+    Type,
+    pull_dhcp6,
+    push_dhcp6,
+)
+from headrace.control.dhcp6server import OFFER, PREFERRED, T1, T2, VALID, Information, Server
+from headrace.control.ip6 import ICMPV6, UDP, Datagram6, checksum, pull_ip6, push_ip6
+from headrace.control.nd import (
+    MANAGED,
+    OTHER,
+    PrefixInformation,
+    RouterAdvertisement,
+    Servers,
+    nd_options,
+    pull_advertisement,
+    pull_solicitation,
+    push_advertisement,
+    push_solicitation,
+)
+from headrace.control.router import FASTEST, LEAST_INTERVAL, LIFETIME, MOST_INTERVAL, Advertised, Router
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scapy.layers import dhcp6 as scapy_dhcp6
+from scapy.layers import inet6 as scapy6
+
+LINK, DELEGATED = IPv6Network("2001:db8:67:1::/64"), IPv6Network("2001:db8:100::/56")
+DNS, DOMAINS = (IPv6Address("2001:db8::53"), IPv6Address("2001:db8::54")), ("example.net", "lan.example.org")
+DUID, PEER = b"\x00\x04headrace's own..", bytes.fromhex("00030001020000000001")
+NODE, US = IPv6Address("fe80::a:b:c:d").packed, IPv6Address("fe80::1").packed
+XID = b"xid"
+
+
+class Pool:
+    """Delegated prefixes: one, or none."""
+
+    def __init__(self, left=1):
+        self.left, self.taken = left, 0
+
+    def take(self):
+        if self.left == self.taken:
+            return None
+        self.taken += 1
+        return DELEGATED
+
+    def give(self):
+        self.taken -= 1
+
+
+def router(pool="one", prefix=LINK, managed=False, dns=DNS, domains=DOMAINS, seed=1):
+    return Router(1, 1400, prefix, Pool() if pool == "one" else pool, Advertised(dns, domains, managed), DUID, Random(seed))
+
+
+def vectors():
+    for paragraph in (Path(__file__).parent / "vectors/link6.hex").read_text().split("\n\n")[1:]:
+        lines = paragraph.strip().splitlines()
+        text = " ".join(line[2:] for line in lines if line.startswith("#"))
+        yield pytest.param(bytes.fromhex("".join(line for line in lines if line[0] not in "#=")), lines[-1][2:], id=text)
+
+
+VECTORS = list(vectors())
+
+
+def answers(own, packet, now=100.0):
+    """What each answer is, and to whom; all of them well-formed by scapy's reckoning."""
+    own.receive(packet, now)
+    found = []
+    for octets in own.outgoing():
+        said = scapy6.IPv6(octets)
+        assert said.plen == len(octets) - 40 and said.src == "fe80::1"
+        sent = said.payload.cksum if said.nh == ICMPV6 else said.payload.chksum
+        clean = scapy6.IPv6(octets)
+        if said.nh == ICMPV6:
+            del clean.payload.cksum
+        else:
+            del clean.payload.chksum
+        again = scapy6.IPv6(bytes(clean)).payload
+        assert sent == (again.cksum if said.nh == ICMPV6 else again.chksum)
+        kind = octets[40] if said.nh == ICMPV6 else octets[48]
+        found.append(f"{kind} to {said.dst}")
+    return found
+
+
+@pytest.mark.parametrize("packet, wanted", VECTORS)
+def test_vectors(packet, wanted):
+    assert answers(router(), packet) == ([] if wanted == "nothing" else [wanted])
+    assert answers(router(), packet + b"padding") == ([] if wanted == "nothing" else [wanted])
+
+
+@pytest.mark.parametrize("packet, wanted", VECTORS)
+def test_cut_or_changed_nothing_is_answered(packet, wanted):
+    """The checksum or the length sees it, but in the fields that neither covers."""
+    own, extensions = router(), range(40, 48 if packet[6] == 0 else 40)
+    for n in range(len(packet)):
+        assert answers(own, packet[:n]) == []
+        if n >= 8 and n not in extensions:
+            own.receive(packet[:n] + bytes((packet[n] ^ 0x41,)) + packet[n + 1:], 100.0)
+            assert own.outgoing() == []
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.one_of(st.binary(max_size=200), st.tuples(st.sampled_from([p.values[0] for p in VECTORS]), st.binary(max_size=60),
+                                                    st.integers(0, 200))),
+       st.sampled_from([ICMPV6, UDP, 0, 43, 44, 60]))
+def test_any_octets(drawn, protocol):
+    """Any octets, and any behind right checksums: an answer or none, never more than one, and nothing is lost that was leased."""
+    own = router()
+    if isinstance(drawn, tuple):
+        base, patch, at = drawn
+        payload = (base[40:40 + at] + patch + base[40 + at + len(patch):])[:1400]
+        if protocol in (ICMPV6, UDP) and len(payload) >= 8:
+            clear = payload[:2] + b"\0\0" + payload[4:]
+            if protocol == UDP:
+                clear = payload[:4] + struct.pack("!HH", len(payload), 0) + payload[8:]
+            packet = push_ip6(Datagram6(base[8:24], base[24:40], protocol, clear, base[7]))
+        else:
+            packet = base[:6] + bytes((protocol,)) + base[7:40] + payload
+    else:
+        packet = drawn
+    own.receive(packet, 5.0)
+    assert len(own.outgoing()) <= 1
+    own.close()
+    assert own.server.prefixes.taken == 0 and own.deadline() is None
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.binary(max_size=300))
+def test_any_message_and_options(octets):
+    """Parsers are total; what is read is written so that it reads the same."""
+    for kind in Type:
+        message = pull_dhcp6(bytes((kind,)) + octets)
+        if message is not None:
+            assert pull_dhcp6(push_dhcp6(message)) == message
+    said = pull_advertisement(Datagram6(US, NODE, ICMPV6, b"\x86\0\0\0" + octets))
+    assert said is None or pull_advertisement(push_advertisement(said, US, NODE)) == said or said.rdnss or said.dnssl
+
+
+@given(st.binary(max_size=80), st.binary(min_size=32, max_size=32))
+def test_the_checksum_is_right(payload, addresses):
+    """Against the sum as RFC 1071 has it."""
+    payload = bytes(8) + payload
+    total = 0
+    whole = addresses + struct.pack("!II", len(payload), ICMPV6) + payload + bytes(len(payload) & 1)
+    for n in range(0, len(whole), 2):
+        total += whole[n] << 8 | whole[n + 1]
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    assert checksum(addresses, ICMPV6, payload) in (0xFFFF - total, 0 if total in (0, 0xFFFF) else 0xFFFF - total)
+    assert pull_ip6(push_ip6(Datagram6(addresses[:16], addresses[16:], ICMPV6, payload))).payload[4:] == payload[4:]
+
+
+# -- router advertisements
+
+def heard(own):
+    return [(pull_ip6(packet).destination, pull_advertisement(pull_ip6(packet))) for packet in own.outgoing()]
+
+
+def test_what_is_advertised():
+    own = router()
+    own.open(0.0)
+    packet, = own.outgoing()
+    said = scapy6.IPv6(packet)
+    advertisement = said[scapy6.ICMPv6ND_RA]
+    assert said.dst == "ff02::1" and said.hlim == 255
+    assert (advertisement.M, advertisement.O, advertisement.routerlifetime, advertisement.chlim) == (0, 1, LIFETIME, 64)
+    prefix = said[scapy6.ICMPv6NDOptPrefixInfo]
+    assert (prefix.prefix, prefix.prefixlen, prefix.L, prefix.A) == ("2001:db8:67:1::", 64, 0, 1)
+    assert (prefix.validlifetime, prefix.preferredlifetime) == (VALID, PREFERRED)
+    assert said[scapy6.ICMPv6NDOptMTU].mtu == 1400
+    assert said[scapy6.ICMPv6NDOptRDNSS].dns == [str(a) for a in DNS] and said[scapy6.ICMPv6NDOptRDNSS].lifetime == LIFETIME
+    assert said[scapy6.ICMPv6NDOptDNSSL].searchlist == [name + "." for name in DOMAINS]
+    assert pull_advertisement(pull_ip6(packet)) == RouterAdvertisement(
+        LIFETIME, OTHER, 1400, (PrefixInformation(LINK, VALID, PREFERRED),), Servers(LIFETIME, DNS), Servers(LIFETIME, DOMAINS))
+
+
+@pytest.mark.parametrize("changes, flags", [
+    ({"pool": None, "dns": (), "domains": ()}, 0), ({"pool": None, "domains": ()}, OTHER), ({"dns": (), "domains": ()}, OTHER),
+    ({"managed": True}, MANAGED | OTHER),
+])
+def test_flags(changes, flags):
+    own = router(**changes)
+    own.open(0.0)
+    (_, said), = heard(own)
+    assert said.flags == flags and bool(said.rdnss) == (changes.get("dns") != ()) and bool(said.dnssl) == (changes.get("domains") != ())
+
+
+def test_a_link_with_a_delegated_prefix_alone():
+    own = router(prefix=None)
+    own.open(0.0)
+    (_, said), = heard(own)
+    assert said.prefixes == () and said.lifetime == LIFETIME
+
+
+def test_advertisements_come_early_and_then_rarely():
+    """RFC 4861 section 6.2.4: three soon, later ones spread; each is good for longer than it takes to the next but one."""
+    own, now, times = router(), 0.0, [0.0]
+    own.open(now)
+    own.outgoing()
+    while len(times) < 40:
+        now = own.deadline()
+        own.tick(now - 0.001)
+        assert not heard(own)
+        own.tick(now)
+        assert [to for to, _ in heard(own)] == [IPv6Address("ff02::1").packed]
+        times.append(now)
+    gaps = [after - before for before, after in pairwise(times)]
+    assert gaps[:2] == [16, 16] and all(LEAST_INTERVAL <= gap <= MOST_INTERVAL for gap in gaps[2:])
+    assert len({round(gap) for gap in gaps[2:]}) > 20 and 2 * MOST_INTERVAL <= PREFERRED < VALID
+
+
+def test_who_has_no_address_waits_for_the_next_to_all():
+    own = router()
+    own.open(10.0)
+    assert len(heard(own)) == 1
+    solicitation = push_ip6(push_solicitation(bytes(16), IPv6Address("ff02::2").packed))
+    for _ in range(3):
+        own.receive(solicitation, 11.0)
+    assert heard(own) == [] and own.deadline() == 10.0 + FASTEST
+    own.tick(own.deadline())
+    assert len(heard(own)) == 1
+    own.receive(solicitation, 20.0)
+    assert len(heard(own)) == 1
+
+
+def test_an_answer_to_one_is_no_answer_to_all():
+    own = router()
+    own.open(10.0)
+    when = own.deadline()
+    own.outgoing()
+    own.receive(push_ip6(push_solicitation(NODE, IPv6Address("ff02::2").packed)), 11.0)
+    assert [to for to, _ in heard(own)] == [NODE] and own.deadline() == when
+
+
+@pytest.mark.parametrize("option", [b"\x03\x00" + bytes(6), b"\x03\x05" + bytes(30), b"\x19\x01" + bytes(6), b"\x19\x02" + bytes(14),
+                                    b"\x1f\x02\0\0\0\0\0\1\x07abc" + bytes(4), b"\x03\x04\x81" + bytes(29), b"\x05"])
+def test_broken_options_of_an_advertisement(option):
+    assert pull_advertisement(Datagram6(US, NODE, ICMPV6, b"\x86" + bytes(15) + option)) is None
+
+
+def test_an_unknown_option_is_skipped():
+    assert list(nd_options(b"\x7f\x01" + bytes(6) + b"\x05\x01\0\0" + bytes(4))) == [(127, bytes(6)), (5, bytes(6))]
+    packet = push_solicitation(NODE, IPv6Address("ff02::2").packed)
+    packet = Datagram6(packet.source, packet.destination, ICMPV6, packet.payload + b"\x7f\x01" + bytes(6))
+    assert pull_solicitation(packet) is not None
+
+
+# -- DHCPv6
+
+def server(pool=None, prefix=LINK):
+    return Server(DUID, prefix, Pool() if pool is None else pool, Information(DNS, DOMAINS))
+
+
+def ask(kind, *associations, client=PEER, named=False, **fields):
+    return Message(kind, XID, client, DUID if named else b"", tuple(associations), **fields)
+
+
+NA, PD = Association(IA_NA, 7), Association(IA_PD, 9)
+FIRST = LINK[1]
+GIVEN = (Association(IA_NA, 7, T1, T2, (Lease(FIRST, PREFERRED, VALID),)),
+         Association(IA_PD, 9, T1, T2, (Lease(DELEGATED, PREFERRED, VALID),)))
+
+
+def test_solicit_request_renew_release():
+    own = server()
+    offer = own.handle(ask(Type.SOLICIT, NA, PD), 0.0)
+    assert (offer.kind, offer.associations, offer.client, offer.server) == (Type.ADVERTISE, GIVEN, PEER, DUID)
+    assert (offer.dns, offer.domains) == (DNS, DOMAINS) and own.deadline() == OFFER
+    reply = own.handle(ask(Type.REQUEST, NA, PD, named=True, requested=(DNS_SERVERS,)), 1.0)
+    assert (reply.kind, reply.associations, reply.dns, reply.domains) == (Type.REPLY, GIVEN, DNS, ())
+    assert own.deadline() == 1.0 + VALID
+    assert own.handle(ask(Type.RENEW, *GIVEN, named=True), 1000.0).associations == GIVEN and own.deadline() == 1000.0 + VALID
+    assert own.handle(ask(Type.REBIND, *GIVEN), 2000.0).associations == GIVEN and own.deadline() == 2000.0 + VALID
+    reply = own.handle(ask(Type.RELEASE, *GIVEN, named=True), 3000.0)
+    assert (reply.kind, reply.associations, reply.status.code) == (Type.REPLY, (), Code.SUCCESS)
+    assert own.deadline() is None and own.prefixes.taken == 0
+
+
+def test_rapid_commit():
+    own = server()
+    reply = own.handle(ask(Type.SOLICIT, PD, rapid_commit=True), 0.0)
+    assert (reply.kind, reply.rapid_commit, reply.associations) == (Type.REPLY, True, GIVEN[1:]) and own.deadline() == VALID
+
+
+def test_an_offer_runs_out_and_so_does_a_lease():
+    own = server()
+    own.handle(ask(Type.SOLICIT, PD), 0.0)
+    own.tick(OFFER - 1)
+    assert own.prefixes.taken == 1
+    own.tick(OFFER)
+    assert own.prefixes.taken == 0 and own.deadline() is None
+    own.handle(ask(Type.REQUEST, PD, named=True), 100.0)
+    own.handle(ask(Type.SOLICIT, PD), 200.0)
+    assert own.deadline() == 100.0 + VALID, "an offer shortens nothing"
+    own.tick(100.0 + VALID)
+    assert own.prefixes.taken == 0
+    late = own.handle(ask(Type.RENEW, GIVEN[1], named=True), 9999.0).associations
+    assert late == (Association(IA_PD, 9, leases=(Lease(DELEGATED),), status=Status(Code.NO_BINDING, late[0].status.text)),)
+
+
+def test_the_next_one_at_the_line_takes_over():
+    """Another router, or the same with another IAID: the prefix is the subscriber's, and the old one's renewals are refused."""
+    own = server()
+    own.handle(ask(Type.REQUEST, PD, named=True), 0.0)
+    other = Association(IA_PD, 1)
+    taken = own.handle(ask(Type.REQUEST, other, client=b"another", named=True), 10.0).associations
+    assert taken[0].leases == GIVEN[1].leases and taken[0].iaid == 1 and own.prefixes.taken == 1
+    refused = own.handle(ask(Type.RENEW, GIVEN[1], named=True), 20.0).associations
+    assert refused[0].status.code == Code.NO_BINDING and refused[0].leases == (Lease(DELEGATED),)
+    unknown = own.handle(ask(Type.RELEASE, GIVEN[1], named=True), 30.0).associations
+    assert unknown[0].status.code == Code.NO_BINDING and own.prefixes.taken == 1
+
+
+@pytest.mark.parametrize("own, asked, codes", [
+    (server(Pool(0)), (NA, PD), (None, Code.NO_PREFIX_AVAIL)), (server(prefix=None), (NA, PD), (Code.NO_ADDRS_AVAIL, None)),
+    (server(), (NA, Association(IA_NA, 8), PD, Association(IA_PD, 2)), (None, Code.NO_ADDRS_AVAIL, None, Code.NO_PREFIX_AVAIL)),
+    (server(), (Association(IA_TA, 3),), (Code.NO_ADDRS_AVAIL,)),
+    (Server(DUID, LINK, None, Information()), (PD,), (Code.NO_PREFIX_AVAIL,)),
+])
+def test_what_is_not_to_be_had(own, asked, codes):
+    for message in ask(Type.SOLICIT, *asked), ask(Type.REQUEST, *asked, named=True):
+        found = own.handle(message, 0.0).associations
+        assert [a.status.code if a.status else None for a in found] == list(codes)
+        assert [(a.kind, a.iaid) for a in found] == [(a.kind, a.iaid) for a in asked]
+
+
+def test_an_address_that_is_declined_is_not_given_again():
+    own = server()
+    own.handle(ask(Type.REQUEST, NA, named=True), 0.0)
+    assert own.handle(ask(Type.DECLINE, GIVEN[0], named=True), 1.0).status.code == Code.SUCCESS
+    assert own.handle(ask(Type.REQUEST, NA, named=True), 2.0).associations[0].leases[0].what == LINK[2]
+    assert own.handle(ask(Type.DECLINE, Association(IA_NA, 99), named=True), 3.0).associations[0].status.code == Code.NO_BINDING
+
+
+@pytest.mark.parametrize("address, code", [
+    (FIRST, Code.SUCCESS), (LINK[0x1234], Code.SUCCESS), (IPv6Address("2001:db8:67:2::1"), Code.NOT_ON_LINK)])
+def test_confirm(address, code):
+    message = ask(Type.CONFIRM, Association(IA_NA, 7, leases=(Lease(address), Lease(FIRST))))
+    assert server().handle(message, 0.0).status.code == code
+
+
+def test_information():
+    own = server()
+    reply = own.handle(ask(Type.INFORMATION_REQUEST, client=b"", requested=(DNS_SERVERS, DOMAIN_LIST, REFRESH)), 0.0)
+    assert (reply.kind, reply.dns, reply.domains, reply.refresh, reply.client) == (Type.REPLY, DNS, DOMAINS, 86400, b"")
+    assert own.handle(ask(Type.INFORMATION_REQUEST, requested=(REFRESH,)), 0.0).dns == ()
+    assert own.handle(Message(Type.INFORMATION_REQUEST, XID, server=b"another's"), 0.0) is None
+
+
+@pytest.mark.parametrize("kind", [Type.REQUEST, Type.RENEW, Type.RELEASE, Type.DECLINE])
+def test_to_us_alone_although_nobody_said_so(kind):
+    own = server()
+    own.handle(ask(Type.REQUEST, NA, named=True), 0.0)
+    reply = own.handle(ask(kind, NA, named=True), 1.0, unicast=True)
+    assert reply.status.code == Code.USE_MULTICAST and reply.associations == () and IA_NA in own.bindings
+    assert own.handle(ask(Type.SOLICIT, NA), 1.0, unicast=True) is None
+
+
+def test_messages_are_what_scapy_reads():
+    """All options that we send, by the other hand; and its packets by ours are the vectors."""
+    refused = Association(IA_PD, 2, status=Status(Code.NO_BINDING, "no"))
+    packet = push_dhcp6(Message(Type.REPLY, b"\x12\x34\x56", PEER, DUID, (*GIVEN, refused), status=Status(Code.SUCCESS, "fine"),
+                                rapid_commit=True, dns=DNS, domains=DOMAINS, refresh=600))
+    read = scapy_dhcp6.DHCP6_Reply(packet)
+    assert read.trid == 0x123456 and bytes(read[scapy_dhcp6.DHCP6OptClientId].duid) == PEER
+    assert bytes(read[scapy_dhcp6.DHCP6OptServerId].duid) == DUID
+    address = read[scapy_dhcp6.DHCP6OptIA_NA]
+    assert (address.iaid, address.T1, address.T2) == (7, T1, T2)
+    assert (address.ianaopts[0].addr, address.ianaopts[0].preflft, address.ianaopts[0].validlft) == (str(FIRST), PREFERRED, VALID)
+    prefix = read[scapy_dhcp6.DHCP6OptIA_PD]
+    assert (prefix.iapdopt[0].prefix, prefix.iapdopt[0].plen) == (str(DELEGATED.network_address), 56)
+    assert read[scapy_dhcp6.DHCP6OptDNSServers].dnsservers == [str(a) for a in DNS]
+    assert read[scapy_dhcp6.DHCP6OptDNSDomains].dnsdomains == [name + "." for name in DOMAINS]
+    assert read.haslayer(scapy_dhcp6.DHCP6OptRapidCommit) and read[scapy_dhcp6.DHCP6OptInfoRefreshTime].reftime == 600
+    assert read[scapy_dhcp6.DHCP6OptStatusCode].statuscode == Code.SUCCESS and packet.count(b"fine") == 1
+
+
+def test_a_whole_exchange_through_the_router():
+    """From Solicit to Release as packets, and the prefix goes back when the link ends."""
+    own = router()
+
+    def exchange(kind, now, **fields):
+        message = push_dhcp6(ask(kind, PD, **fields))
+        head = struct.pack("!HHHH", 546, 547, 8 + len(message), 0)
+        own.receive(push_ip6(Datagram6(NODE, IPv6Address("ff02::1:2").packed, UDP, head + message, 1)), now)
+        answer, = own.outgoing()
+        datagram = pull_ip6(answer)
+        assert datagram.destination == NODE and struct.unpack_from("!HH", datagram.payload) == (547, 546)
+        return pull_dhcp6(datagram.payload[8:])
+    assert exchange(Type.SOLICIT, 0.0).associations == GIVEN[1:]
+    assert exchange(Type.REQUEST, 1.0, named=True).associations == GIVEN[1:]
+    assert exchange(Type.RENEW, T1, named=True).associations == GIVEN[1:] and own.deadline() == T1 + VALID
+    own.close()
+    assert own.server.prefixes.taken == 0
