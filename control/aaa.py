@@ -2,43 +2,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Network
+from typing import Any
 
 from .auth import Accept, AuthRequest, Reject, verify
-from .pool import Pool
+from .ipcp import NOWHERE
+from .pool import Pool, Pools, PrefixPool
 from .settings import Config, Profile, Secret
 
 
 class Authority:
-    """Local authentication and addresses."""
+    """Local authentication, addresses and prefixes."""
 
     def __init__(self, config: Config, clock: Callable[[], float]) -> None:
         self.clock = clock
-        self.pools: dict[str, Pool] = {}
-        self.fixed: dict[IPv4Address, str] = {}     # addresses outside the pools that are in use
+        self.addresses, self.prefixes = Pools(), Pools()
         self.barred: dict[str, float] = {}          # accounts that may not come in until then
         self.configure(config)
 
     def configure(self, config: Config) -> None:
         """Another configuration is in force; addresses that are in use stay so."""
         self.config = config
-        reserved = {p.local_address for p in config.profiles.values()}
-        fixed, self.fixed = self.fixed, {}
-        old, self.pools = self.pools, {}
-        for name, networks in config.pools.items():
-            pool = Pool(networks, reserved, self.clock)
-            if name in old and old[name].ranges == pool.ranges:
-                pool = old.pop(name)
-                pool.reserve(reserved)
-            self.pools[name] = pool
-        for address, user in fixed.items():                 # a pool may have come to include it
-            self._hold(address, user)
-        for pool in old.values():                           # those that are gone or have other prefixes
-            for number, user in pool.taken.items():
-                self._hold(IPv4Address(number), user)
-        resting = sorted((item for pool in old.values() for item in pool.resting.items()), key=lambda item: item[1][0])
-        for pool in self.pools.values() if resting else ():
-            pool.inherit(resting)
+        profiles = config.profiles.values()
+        reserved = {p.local_address for p in profiles if p.local_address}
+        self.addresses.configure({name: Pool(networks, reserved, self.clock) for name, networks in config.pools.items()})
+        reserved6 = {p.local_ipv6_address for p in profiles if p.local_ipv6_address}
+        self.prefixes.configure({name: PrefixPool(pool.prefix, pool.prefix_length, reserved6, self.clock)
+                                 for name, pool in config.ipv6_pool.items()})
 
     def check(self, request: AuthRequest, caller_id: str, service: str) -> tuple[str, Secret, str] | Reject:
         """The account, its secret, and the message for the peer, or why not. An account is a name under [secrets]; the whole name that
@@ -68,43 +58,38 @@ class Authority:
         return self.config.profile_of(secret, default)
 
     def fixed_address(self, secret: Secret, profile: Profile) -> IPv4Address | None:
-        """The one address that a session of this secret can have, if it is not from a pool."""
+        """The one address that a session of this secret can have, if it is not from a pool. (A prefix of its own its secret names.)"""
         wanted = secret.remote_address or profile.remote_address
         return wanted if isinstance(wanted, IPv4Address) else None
 
     def grant(self, secret: Secret, profile: Profile, user: str, message: str) -> Accept | Reject:
-        """Take an address and say what the peer gets."""
-        wanted = secret.remote_address or profile.remote_address
-        if isinstance(wanted, IPv4Address):
-            if not self._hold(wanted, user):
-                return Reject(f"address {wanted} of user {user!r} is in use by {self.holder(wanted)!r}", "no-address")
-            address: IPv4Address | None = wanted
-        elif wanted is None:
+        """Take an address and a prefix, as far as there shall be any, and say what the peer gets."""
+        ipv6 = profile.gives_ipv6(secret)
+        address = self._take(self.addresses, secret.remote_address or profile.remote_address, "address", user)
+        if isinstance(address, Reject):
+            return address
+        if address is None and not ipv6:
             return Reject(f"neither user {user!r} nor his profile has a remote-address", "no-address")
-        else:
-            address = self.pools[wanted].take(user)
-        if address is None:
-            return Reject(f"pool {wanted!r} has no address left", "no-address")
-        return Accept(profile.local_address, address, profile.dns_server, profile.wins_server, message)
+        wanted = secret.remote_ipv6_prefix or profile.remote_ipv6_prefix_pool
+        prefix = self._take(self.prefixes, wanted if ipv6 else None, "prefix", user)
+        if isinstance(prefix, Reject):
+            if address is not None:
+                self.addresses.release(address)
+            return prefix
+        return Accept(profile.local_address or NOWHERE, address, profile.dns4, profile.wins_server, message, ipv6=ipv6, prefix=prefix)
 
-    def holder(self, address: IPv4Address) -> str | None:
-        """Who has an address now."""
-        for pool in self.pools.values():
-            if int(address) in pool.taken:
-                return pool.taken[int(address)]
-        return self.fixed.get(address)
+    def _take(self, pools: Pools, wanted: Any, what: str, user: str) -> Any:
+        """One out of a pool, or a certain one; None when none is wanted."""
+        if wanted is None:
+            return None
+        if isinstance(wanted, str):
+            found = pools.pools[wanted].take(user)
+            return Reject(f"pool {wanted!r} has no {what} left", "no-address") if found is None else found
+        if not pools.hold(wanted, user):
+            return Reject(f"{what} {wanted} of user {user!r} is in use by {pools.holder(wanted)!r}", "no-address")
+        return wanted
 
-    def _hold(self, address: IPv4Address, user: str) -> bool:
-        for pool in self.pools.values():
-            if address in pool:
-                return pool.claim(address, user)
-        if address in self.fixed:
-            return False
-        self.fixed[address] = user
-        return True
-
-    def release(self, address: IPv4Address) -> None:
-        for pool in self.pools.values():
-            if int(address) in pool.taken:
-                pool.give(address)
-        self.fixed.pop(address, None)
+    def delegate(self, profile: Profile, user: str) -> IPv6Network | None:
+        """A prefix for the networks behind a user; None when there is none."""
+        pool = self.prefixes.pools.get(profile.dhcpv6_pd_pool or "")
+        return pool.take(user) if pool else None

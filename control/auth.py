@@ -11,7 +11,7 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass
 from hashlib import md5
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Network
 
 from .mppe import IN_CLEAR, Keys, Policy
 from .mschap import challenge_response, generate_authenticator_response, generate_nt_response, nt_password_hash
@@ -59,6 +59,7 @@ class Accept:
     encryption: Policy = IN_CLEAR
     keys: Keys | None = None             # what its authentication yields for MPPE
     ipv6: bool = False                   # whether IPV6CP is spoken
+    prefix: IPv6Network | None = None    # the /64 of the link
 
 
 @dataclass(frozen=True, slots=True)

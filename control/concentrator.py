@@ -26,6 +26,7 @@ from .sessions import INTERNAL, Frame, Sessions
 from .settings import Config
 
 SHUTDOWN = Reason("admin", "shutdown", "the concentrator is being shut down")
+UNNAMED = bytes.fromhex("0004") + bytes(16)      # a DUID for who has no machine to name
 NO_ECHO = Reason("link", "no-echo", "the peer answers no echo")
 
 
@@ -33,13 +34,13 @@ class Concentrator:
     """All tunnels and sessions."""
 
     def __init__(self, config: Config, tables: Any, clock: Callable[[], float], *, random: Random | None = None,
-                 foreign_owner: bool = False) -> None:
+                 duid: bytes = UNNAMED, foreign_owner: bool = False) -> None:
         self.random = random or SystemRandom()
         self.config, self.tables, self.clock = config, tables, clock
         self.outbox: list[list[Frame]] = [[] for _ in range(tables.workers)]
         self.ids = Ids(tables, config.concentrator.max_sessions, self.random, clock)
         self.authority = Authority(config, clock)
-        self.sessions = Sessions(tables, self.authority, self.random, self.outbox, foreign_owner=foreign_owner)
+        self.sessions = Sessions(tables, self.authority, self.random, self.outbox, duid, foreign_owner=foreign_owner)
         self.installer = self.sessions.installer
         self.quarantine = Quarantine(tables, self.sessions, config.concentrator.run_dir)
         self.l2tp = L2tp(self)

@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from .link import LEAST_IPV6_MTU
 from .settings import SECRETS, Config, Table
 
 PLACES = (Path("headrace.toml"), Path("/etc/headrace/headrace.toml"))
@@ -207,10 +208,12 @@ def unknown(loc: Key) -> str:
 def conflicts(config: Config) -> Iterator[Problem]:
     """What no value shows alone."""
     yield from pools(config)
-    locals_ = {profile.local_address: name for name, profile in config.profiles.items()}
+    locals_ = {profile.local_address: name for name, profile in config.profiles.items() if profile.local_address}
     for name, profile in config.profiles.items():
         where: Key = ("profiles", name)
         remote = profile.remote_address
+        if remote and not profile.local_address:
+            yield (*where, "remote-address"), "needs a local-address, our own end of the sessions"
         if isinstance(remote, str):
             if remote not in config.pools:
                 yield (*where, "remote-address"), f'is "{remote}", which is not a pool; {named("pools", config.pools)}'
@@ -233,6 +236,7 @@ def conflicts(config: Config) -> Iterator[Problem]:
     if config.concentrator.masquerade == config.concentrator.interface:
         yield ("concentrator", "masquerade"), f"is {config.concentrator.interface}, the tunnels' own interface; name the uplink"
     yield from secrets(config, set(locals_))
+    yield from ipv6(config)
 
 
 def pools(config: Config) -> Iterator[Problem]:
@@ -248,6 +252,51 @@ def pools(config: Config) -> Iterator[Problem]:
             seen.append((name, network))
 
 
+def ipv6(config: Config) -> Iterator[Problem]:
+    """Prefixes that do not meet, of lengths that can be given, and an address of ours outside of them."""
+    seen: list[tuple[Key, Any]] = []
+    for name, pool in config.ipv6_pool.items():
+        for network in pool.prefix:
+            where: Key = ("ipv6-pool", name, "prefix")
+            if network.prefixlen > pool.prefix_length:
+                yield where, f"has {network}, which is smaller than the /{pool.prefix_length} that it is to be split into"
+            for other, before in seen:
+                if network.overlaps(before):
+                    whose = "itself" if other == where else f'ipv6-pool "{other[1]}"'
+                    yield where, f"has {network}, which overlaps {before} of {whose}; pools must not share prefixes"
+            seen.append((where, network))
+    for user, secret in config.secrets.items():
+        prefix = secret.remote_ipv6_prefix
+        for where, before in seen:
+            link = where[0] == "ipv6-pool" and config.ipv6_pool[str(where[1])].prefix_length == 64
+            if prefix and prefix.overlaps(before) and not link:
+                whose = f'ipv6-pool "{where[1]}", which is split into others' if where[0] == "ipv6-pool" else f'"{where[1]}"'
+                yield ("secrets", user, "remote-ipv6-prefix"), f"is {prefix}, which overlaps {before} of {whose}"
+        if prefix:
+            seen.append((("secrets", user), prefix))
+    for name, profile in config.profiles.items():
+        for key, length in ("remote-ipv6-prefix-pool", 64), ("dhcpv6-pd-pool", None):
+            wanted = getattr(profile, key.replace("-", "_"))
+            at: Key = ("profiles", name, key)
+            if wanted is None:
+                continue
+            if wanted not in config.ipv6_pool:
+                yield at, f'is "{wanted}", which is not an ipv6-pool; {named("ipv6 pools", config.ipv6_pool)}'
+            elif length and config.ipv6_pool[wanted].prefix_length != length:
+                yield at, f'is "{wanted}", whose prefix-length is {config.ipv6_pool[wanted].prefix_length}; a link needs 64'
+            if profile.local_ipv6_address is None:
+                yield at, "needs a local-ipv6-address, the sender of our ICMPv6"
+        if profile.remote_ipv6_prefix_pool and profile.remote_ipv6_prefix_pool == profile.dhcpv6_pd_pool:
+            yield ("profiles", name, "dhcpv6-pd-pool"), "is the pool of the links too; take another, so that one cannot use up the other"
+        own = profile.local_ipv6_address
+        for user, secret in config.secrets.items() if own else ():
+            if secret.remote_ipv6_prefix and own in secret.remote_ipv6_prefix:
+                yield ("profiles", name, "local-ipv6-address"), f'is {own}, in the remote-ipv6-prefix of "{user}"'
+    if config.server.mtu < LEAST_IPV6_MTU and any(profile.local_ipv6_address for profile in config.profiles.values()):
+        name = next(name for name, serving in config.server.all().items() if serving.max_mtu == config.server.mtu)
+        yield ("server", name, "max-mtu"), f"is {config.server.mtu}, but IPv6 needs {LEAST_IPV6_MTU} (or take local-ipv6-address out)"
+
+
 def secrets(config: Config, locals_: set[Any]) -> Iterator[Problem]:
     fixed: dict[Any, str] = {}
     for user, secret in config.secrets.items():
@@ -257,8 +306,14 @@ def secrets(config: Config, locals_: set[Any]) -> Iterator[Problem]:
         defaults = [s.default_profile for service, s in config.server.all().items() if secret.service in ("any", service)]
         for name in dict.fromkeys([secret.profile] if secret.profile else defaults):
             profile = config.profiles.get(name)
-            if profile and secret.remote_address is None and profile.remote_address is None:
+            if profile and secret.remote_address is None and profile.remote_address is None and not profile.gives_ipv6(secret):
                 yield where, f'gets no address: give it a remote-address, or its profile "{name}" one'
+                break
+            if profile and secret.remote_address and not profile.local_address:
+                yield (*where, "remote-address"), f'needs a local-address in profile "{name}", our own end of the session'
+                break
+            if profile and secret.remote_ipv6_prefix and not profile.local_ipv6_address:
+                yield (*where, "remote-ipv6-prefix"), f'needs a local-ipv6-address in profile "{name}", the sender of our ICMPv6'
                 break
         if secret.remote_address in locals_:
             yield (*where, "remote-address"), \

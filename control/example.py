@@ -31,7 +31,13 @@ clients = ["10.67.0.0/16"]
 [profiles.default-encryption]
 local-address = "10.67.0.1"     # the concentrator's end of every session
 remote-address = "clients"      # an address, or a pool
-dns-server = []                 # at most two; wins-server likewise
+dns-server = []                 # at most two of each family; wins-server has two of IPv4
+domain-search = []              # told to IPv6 hosts
+use-ipv6 = "yes"                # where there are prefixes to give
+# local-ipv6-address = "2001:db8:67::1"     # our own, the sender of ICMPv6
+# remote-ipv6-prefix-pool = "links"         # a /64 for each link; the pools are at the end
+# dhcpv6-pd-pool = "delegated"              # and a prefix for the networks behind a client
+managed-address-configuration = false       # advertise DHCPv6 for addresses too
 change-tcp-mss = true           # TCP of the clients fits the tunnel even where path MTU discovery is broken
 only-one = "default"            # yes: a new session of a user ends the old one
 
@@ -40,6 +46,7 @@ password = "{password}"
 profile = "default-encryption"
 service = "any"                 # any | l2tp
 # remote-address = "10.67.0.9"  # always this address
+# remote-ipv6-prefix = "2001:db8:67:9::/64"
 # caller-id = "192.0.2.7"       # only from this address
 
 [server.l2tp]
@@ -54,6 +61,12 @@ max-sessions = 0                # 0: as many as [concentrator] allows
 dscp = "inherit"                # of the outer packets: the inner packet's, or 0 to 63
 tunnel-secret = ""              # a secret that the tunnel's other end must know too
 hidden = false                  # hide the AVPs that we send, with that secret
+
+# [ipv6-pool.links]
+# prefix = "2001:db8:67::/48"   # split into /64s
+# [ipv6-pool.delegated]
+# prefix = "2001:db8:100::/40"
+# prefix-length = 56
 """
 
 

@@ -2,15 +2,17 @@
 
     Opening     -> open     the record is published OPENING: all PPP is punted
     Up          -> sequence when the peer wants data numbered
-    LinkUp      -> up       template, address, keys, OPEN; before the last Configure-Ack leaves
+    LinkUp      -> up       template, addresses, keys, OPEN; before the last Configure-Ack leaves
     LinkReset   -> reset    OPENING again
-    Down        -> close    RETIRED, its address taken out of the index
+    Down        -> close    RETIRED, its routes taken out of the index
+
+A route is an address or a prefix that leads to a session: 16 octets, and a length that counts from their first bit.
 """
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from ipaddress import IPv4Address
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Any
 
 from ..fastpath.packet import Kind
@@ -24,6 +26,9 @@ L2TP_DATA, L2TP_SEQUENCED = 0x0002, 0x0802      # flags and version of a data me
 GRE_DATA, GRE_PPP = 0x3081, 0x880B              # K, S, A and version 1 (RFC 2637 section 4.1)
 TCP_IP = 40                                     # octets of the headers that an MSS leaves out
 SINGLE = 128                                    # prefix length of one address
+NONE = bytes(16)                                # no address
+
+Route = tuple[bytes, int]
 
 
 def l2tp(call: CallOpening, sequenced: bool) -> tuple[bytes, int, int]:
@@ -47,6 +52,13 @@ def template(kind: Kind, call: Any, *, sequenced: bool, acfc: bool = False, pfc:
     return {"template": head + ppp, "ppp_at": len(head), "ns_at": ns_at, "length_at": length_at}
 
 
+def routes(link: LinkUp, address: IPv4Address | None, *prefixes: IPv6Network | None) -> frozenset[Route]:
+    """What leads to a session, of the families that are open."""
+    four = [(mapped(address), SINGLE)] if link.ip and address else []
+    six = [(prefix.network_address.packed, prefix.prefixlen) for prefix in prefixes if prefix] if link.ipv6 else []
+    return frozenset(four + six)
+
+
 class Installer:
     """The doors of the tables, in the words of the protocols."""
 
@@ -63,42 +75,56 @@ class Installer:
         self.tables.configure(slot, flags=ConfigFlag.CONFIG_SEQUENCED, **template(kind, call, sequenced=True))
 
     def up(self, slot: int, kind: Kind, call: Any, link: LinkUp, *, sequenced: bool, clamp: bool, keepalive: float,
-           dscp: int | str) -> None:
-        flags = ConfigFlag.CONFIG_IP | (ConfigFlag.CONFIG_CLAMP_MSS if clamp else 0)
+           dscp: int | str, leads: Iterable[Route], prefix: IPv6Network | None = None, gateway6: IPv6Address | None = None,
+           rekey: bool = True) -> None:
+        """`leads` are the routes, `prefix` the link's own /64, `gateway6` who says that a packet is too big. A link that was up may
+        change without interruption; `rekey` is False when its keys are those in force."""
+        flags = (ConfigFlag.CONFIG_IP if link.ip else 0) | (ConfigFlag.CONFIG_IPV6 if link.ipv6 else 0)
+        if clamp:
+            flags |= ConfigFlag.CONFIG_CLAMP_MSS
         if dscp == "inherit":
             flags |= ConfigFlag.CONFIG_COPY_DSCP
         if sequenced:
             flags |= ConfigFlag.CONFIG_SEQUENCED
         if link.cipher:
-            flags |= self.encrypt(slot, link.cipher)
+            flags |= self.encrypt(slot, link.cipher, rekey)
         self.tables.configure(slot, flags=flags, tos=int(dscp) << 2 if dscp != "inherit" else 0, mtu=link.mtu, mss=link.mtu - TCP_IP,
                               keepalive=min(65535, round(keepalive * 10)),
-                              address=mapped(link.remote_address), gateway=mapped(link.local_address), our_magic=link.our_magic,
-                              peer_magic=link.peer_magic,
+                              address=mapped(link.remote_address) if link.ip else NONE, gateway=mapped(link.local_address),
+                              prefix=prefix.network_address.packed if prefix and link.ipv6 else NONE,
+                              gateway6=gateway6.packed if gateway6 else NONE, our_magic=link.our_magic, peer_magic=link.peer_magic,
                               **template(kind, call, sequenced=sequenced, acfc=link.acfc, pfc=link.pfc))
         if not link.cipher:
             self.tables.clear_cipher(slot)
-        self.tables.insert(mapped(link.remote_address), SINGLE, slot)
+        for route in leads:
+            self.lead(slot, route)
         self.tables.set_state(slot, State.OPEN)
 
-    def encrypt(self, slot: int, cipher: Cipher) -> int:
+    def lead(self, slot: int, route: Route) -> None:
+        """Let a route lead to a session from now on. ValueError: there is no room."""
+        self.tables.insert(*route, slot)
+
+    def forget(self, slot: int, leads: Iterable[Route]) -> None:
+        for route in leads:
+            self.tables.delete(*route, slot)
+
+    def encrypt(self, slot: int, cipher: Cipher, rekey: bool) -> int:
         """Both directions' start keys, in force with the next configuration and its flags, which are returned."""
         receive, send = cipher.receive or cipher.send, cipher.send or cipher.receive
         assert receive and send                 # a cipher has one of them at least
-        self.tables.set_cipher(slot, send_bits=send.bits, receive_bits=receive.bits, send_key=send.key, receive_key=receive.key,
-                               send_stateless=send.stateless, receive_stateless=receive.stateless)
+        if rekey:
+            self.tables.set_cipher(slot, send_bits=send.bits, receive_bits=receive.bits, send_key=send.key, receive_key=receive.key,
+                                   send_stateless=send.stateless, receive_stateless=receive.stateless)
         return ((ConfigFlag.CONFIG_ENCRYPT if cipher.send else 0) | (ConfigFlag.CONFIG_DECRYPT if cipher.receive else 0)
                 | (ConfigFlag.CONFIG_REQUIRE if cipher.required else 0))
 
-    def reset(self, slot: int, address: IPv4Address | None) -> None:
+    def reset(self, slot: int, leads: Iterable[Route]) -> None:
         """User data stops until the link is up again."""
         self.tables.set_state(slot, State.OPENING)
-        if address is not None:
-            self.tables.delete(mapped(address), SINGLE, slot)
+        self.forget(slot, leads)
 
-    def close(self, slot: int, address: IPv4Address | None) -> None:
-        if address is not None:
-            self.tables.delete(mapped(address), SINGLE, slot)
+    def close(self, slot: int, leads: Iterable[Route]) -> None:
+        self.forget(slot, leads)
         self.tables.retire(slot)
 
     def tunnel(self, state: TunnelState) -> None:

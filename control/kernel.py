@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
 from pyroute2 import IPRoute
@@ -24,6 +24,7 @@ from .tun import SetupError, exists
 log = logging.getLogger("headrace.kernel")
 
 SYSCTL = Path("/proc/sys")
+IFA_F_NODAD = 0x02
 GSO_MAX_SIZE = 62000        # one TUN read makes one send: 65,507 octets of UDP less a header for each segment
 NFPROTO_IPV4, NF_INET_POST_ROUTING_NAT = 2, 100
 META_OIFNAME, NETWORK_HEADER, SOURCE_AT = 7, 1, 12
@@ -36,11 +37,18 @@ def routes(config: Config) -> set[IPv4Network]:
     return networks | {IPv4Network(a) for a in fixed if isinstance(a, IPv4Address) and not any(a in n for n in networks)}
 
 
+def routes6(config: Config) -> set[IPv6Network]:
+    """The same of IPv6, delegated prefixes among it: they are out of pools."""
+    networks = {network for pool in config.ipv6_pool.values() for network in pool.prefix}
+    fixed = {s.remote_ipv6_prefix for s in config.secrets.values() if s.remote_ipv6_prefix}
+    return networks | {prefix for prefix in fixed if not any(prefix.subnet_of(n) for n in networks)}
+
+
 class Kernel:
     def __init__(self, run_dir: Path) -> None:
         self.journal = Journal(run_dir / "journal")
-        self.addresses: set[IPv4Address] = set()
-        self.routes: set[IPv4Network] = set()
+        self.addresses: set[IPv4Address | IPv6Address] = set()
+        self.routes: set[IPv4Network | IPv6Network] = set()
         self.index = 0
 
     # -- the interface -------------------------------------------------------------------------
@@ -57,17 +65,23 @@ class Kernel:
         # the interface's own settings go with it: nothing to undo
         for path, value in (("ipv4/conf/{}/forwarding", "1"), ("ipv4/conf/{}/send_redirects", "0"), ("ipv4/conf/{}/rp_filter", "0"),
                             ("ipv4/conf/{}/accept_local", "1"),     # our ICMP answers come in there, from our own address
-                            ("ipv6/conf/{}/accept_ra", "0"), ("ipv6/conf/{}/forwarding", "1")):
+                            ("ipv6/conf/{}/accept_ra", "0"), ("ipv6/conf/{}/forwarding", "1"),
+                            # without a link-local address it redirects nobody, and asks for no router
+                            ("ipv6/conf/{}/addr_gen_mode", "1"), ("ipv6/conf/{}/disable_ipv6", "0")):
             self._write(SYSCTL / "net" / path.format(interface), value)
 
     def apply(self, config: Config) -> None:
         """Bring MTU, addresses and routes in line with the configuration: at the start, and at a reload."""
-        wanted = {p.local_address for p in config.profiles.values()}
-        networks = routes(config)
+        profiles = config.profiles.values()
+        wanted = {a for p in profiles for a in (p.local_address, p.local_ipv6_address) if a is not None}
+        networks = routes(config) | routes6(config)
         with IPRoute() as ip:
             ip.link("set", index=self.index, mtu=config.server.mtu, state="up")
             for address in wanted - self.addresses:
-                self._do(lambda a=address: ip.addr("add", index=self.index, address=str(a), prefixlen=32), f"address {address}")
+                # nobody but us is on that link: nothing to detect duplicates of
+                more = {"flags": IFA_F_NODAD} if address.version == 6 else {}
+                self._do(lambda a=address, m=more: ip.addr("add", index=self.index, address=str(a), prefixlen=a.max_prefixlen, **m),
+                         f"address {address}")
                 self.addresses.add(address)
             for network in networks - self.routes:
                 self._do(lambda n=network: ip.route("add", dst=str(n), oif=self.index), f"route {network}")
@@ -76,7 +90,8 @@ class Kernel:
                 self._do(lambda n=network: ip.route("del", dst=str(n), oif=self.index), f"route {network} (away)")
                 self.routes.discard(network)
             for address in self.addresses - wanted:
-                self._do(lambda a=address: ip.addr("del", index=self.index, address=str(a), prefixlen=32), f"address {address} (away)")
+                self._do(lambda a=address: ip.addr("del", index=self.index, address=str(a), prefixlen=a.max_prefixlen),
+                         f"address {address} (away)")
                 self.addresses.discard(address)
 
     def _do(self, action, what: str) -> None:

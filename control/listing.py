@@ -15,7 +15,8 @@ SESSIONS: list[Column] = [("NAME", "name"), ("STATE", "state"), ("CALLER-ID", "c
 FAILED: list[Column] = [("TIME", "time"), ("USER", "user"), ("SERVICE", "service"), ("CALLER-ID", "caller-id"), ("STAGE", "stage"),
                         ("REASON", "reason"), ("CODE", "code")]
 STATUS = {"starting": "dialing", "authenticating": "verifying password", "open": "connected", "closing": "terminated"}
-MONITOR = ("status", "uptime", "idle-time", "encoding", "local-address", "remote-address", "mtu", "mru")
+MONITOR = ("status", "uptime", "idle-time", "encoding", "local-address", "remote-address", "local-ipv6-address",
+           "remote-ipv6-address", "remote-ipv6-prefix", "delegated-ipv6-prefix", "mtu", "mru")
 QUOTED = {"status", "encoding"}
 
 

@@ -10,7 +10,7 @@ It follows the contract of machine.py: `receive` takes an IPv6 packet that a wor
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, IPv6Network
 from random import Random
 
@@ -79,6 +79,10 @@ class Router(Machine):
 
     def open(self, now: float) -> None:
         self._advertise(ALL_NODES, now)
+
+    def resize(self, mtu: int) -> None:
+        """The link takes packets of another size now; whoever asks hears it, and all with the next advertisement."""
+        self.advertisement = replace(self.advertisement, mtu=mtu)
 
     def close(self) -> None:
         """The link is gone: nothing more is said, and what was leased is free."""

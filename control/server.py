@@ -24,6 +24,7 @@ from ..fastpath.table import Tables
 from . import api, log
 from . import config as configuration
 from .concentrator import Concentrator
+from .duid import server_duid
 from .listener import gre_port
 from .operations import Operations
 from .sessions import Frame
@@ -51,7 +52,8 @@ class Server:
         self.tables = Tables(fd)
         os.close(fd)
         foreign = os.environ.get("HEADRACE_TEST_OWNER") == "other"
-        self.concentrator = Concentrator(config, self.tables, time.monotonic, foreign_owner=foreign)
+        self.concentrator = Concentrator(config, self.tables, time.monotonic, duid=server_duid(config.concentrator.run_dir),
+                                         foreign_owner=foreign)
         self.operations = Operations(self.concentrator, store, json.loads(store.read("offload")), self.settle)
         self.streams = Streams(self.concentrator.pptp, self.catch_up, self.settle)
         self.fds = [store.get(f"punt/{worker}/control") for worker in range(self.tables.workers)]

@@ -3,14 +3,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Network
 from typing import Any, Literal
 
 from ..fastpath.table import TICK_SECONDS
 from .address import shown
+from .install import Route
+from .ipv6cp import link_local
 from .link import LinkUp
 from .ppp import PPP
 from .reason import Reason
+from .router import Router
 from .service import Call, Service
 from .settings import Profile
 
@@ -20,9 +23,9 @@ State = Literal["starting", "authenticating", "open", "closing"]
 class Session:
     """From Opening to Down."""
 
-    __slots__ = ("account", "address", "alarm", "call", "caller_id", "early", "ended", "generation", "link", "name", "number", "opened",
-                 "owner", "patient", "ppp", "profile", "reason", "sequenced", "service", "slot", "started", "state", "up_since", "user",
-                 "watchers")
+    __slots__ = ("account", "address", "alarm", "call", "caller_id", "delegated", "early", "ended", "generation", "leads", "link", "name",
+                 "number", "opened", "owner", "patient", "ppp", "prefix", "profile", "reason", "router", "sequenced", "service", "slot",
+                 "started", "state", "up_since", "user", "watchers")
 
     def __init__(self, service: Service, call: Call, slot: int, generation: int, owner: int, now: float) -> None:
         self.service, self.call = service, call
@@ -32,6 +35,10 @@ class Session:
         self.link: LinkUp | None = None         # while user data flows
         self.profile: Profile | None = None
         self.address: IPv4Address | None = None
+        self.prefix: IPv6Network | None = None          # of its link
+        self.delegated: IPv6Network | None = None       # to its router
+        self.leads: frozenset[Route] = frozenset()      # what leads to it in the tables
+        self.router: Router | None = None               # while IPV6CP is open
         self.user = self.account = self.name = ""   # as the peer says it, the secret's name, how people call this session
         self.number = 0                         # of its name (Names)
         self.state: State = "starting"
@@ -51,7 +58,7 @@ class Session:
         return self.name or f"<{self.service.name} from {self.caller_id}>"
 
     def row(self, tables: Any, now: float) -> dict[str, Any]:
-        """The keys of `sessions --json`; rx is from the peer."""
+        """The keys of `sessions --json`; rx is from the peer. The prefixes are keys of sessions that have them."""
         rx_packets, rx_bytes, tx_packets, tx_bytes, _, last_user = tables.counters(self.slot)
         link = self.link
         return {
@@ -59,13 +66,19 @@ class Session:
             "address": str(self.address) if self.address else "", "uptime": round(now - self.up_since) if self.up_since else 0,
             "idle-time": max(0, round(now - max(last_user * TICK_SECONDS, self.up_since or now))),
             "encoding": link.encoding if link else "", "mtu": link.mtu if link else 0, "mru": link.mru if link else 0,
-            "rx-bytes": rx_bytes, "tx-bytes": tx_bytes, "rx-packets": rx_packets, "tx-packets": tx_packets, "state": self.state}
+            "rx-bytes": rx_bytes, "tx-bytes": tx_bytes, "rx-packets": rx_packets, "tx-packets": tx_packets, "state": self.state,
+            **({"remote-ipv6-prefix": str(self.prefix)} if self.prefix else {}),
+            **({"delegated-ipv6-prefix": str(self.delegated)} if self.delegated else {})}
 
     def details(self, tables: Any, now: float) -> dict[str, Any]:
         """What `monitor` shows besides."""
-        if self.link is None:
-            return self.row(tables, now)
-        return self.row(tables, now) | {"local-address": str(self.link.local_address), "remote-address": str(self.link.remote_address)}
+        row, link = self.row(tables, now), self.link
+        if link is not None and link.ip:
+            row |= {"local-address": str(link.local_address), "remote-address": str(link.remote_address)}
+        if link is not None and link.ipv6:
+            row |= {"local-ipv6-address": str(link_local(link.local_identifier)),
+                    "remote-ipv6-address": str(link_local(link.remote_identifier)) if link.remote_identifier else ""}
+        return row
 
 
 class Failures:

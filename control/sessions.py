@@ -19,12 +19,15 @@ from ..fastpath.punt import PuntKind
 from .aaa import Authority
 from .address import Path
 from .auth import AuthRequest, Reject
-from .install import Installer
-from .link import LinkDown, LinkReset, LinkUp
+from .delegation import Delegation
+from .install import Installer, routes
+from .ipv6cp import link_local
+from .link import IPV6, LinkDown, LinkReset, LinkUp
 from .log import Limited
 from .names import Names
 from .ppp import PPP
 from .reason import Reason
+from .router import Advertised, Router
 from .service import LIMITED, Down, Opening, Service, Up
 from .session import Failures, Session
 
@@ -41,10 +44,11 @@ Frame = tuple[int, int, int, int, Path | None, bytes]   # kind, slot, generation
 class Sessions(dict[int, Session]):
     """The sessions by slot; one is here as long as its call."""
 
-    def __init__(self, tables: Any, authority: Authority, random: Random, outbox: list[list[Frame]], *,
+    def __init__(self, tables: Any, authority: Authority, random: Random, outbox: list[list[Frame]], duid: bytes, *,
                  foreign_owner: bool = False) -> None:
         super().__init__()
         self.tables, self.authority, self.random, self.outbox = tables, authority, random, outbox
+        self.duid = duid                        # our name as a DHCPv6 server
         self.foreign_owner = foreign_owner      # a test's setting: every owner differs from the worker that receives the call
         self.say = Limited(log, LIMITED)
         self.installer = Installer(tables)
@@ -129,7 +133,11 @@ class Sessions(dict[int, Session]):
 
     def receive(self, session: Session, protocol: int, payload: bytes, now: float) -> None:
         """A PPP packet that a worker punted."""
-        if session.opened:
+        if protocol == IPV6:
+            if session.router is not None:
+                session.router.receive(payload, now)
+                self.touched[session.slot] = session
+        elif session.opened:
             assert session.ppp is not None
             session.ppp.receive(protocol, payload, now)
             self.touched[session.slot] = session
@@ -169,6 +177,10 @@ class Sessions(dict[int, Session]):
         for protocol, payload in ppp.outgoing():
             frames.append((PuntKind.PUNT_PPP, session.slot, session.generation, protocol, None, payload))
         when = ppp.deadline()
+        if session.router is not None:
+            for payload in session.router.outgoing():
+                frames.append((PuntKind.PUNT_PPP, session.slot, session.generation, IPV6, None, payload))
+            when = min((due for due in (when, session.router.deadline()) if due is not None), default=None)
         if when is not None and (session.alarm is None or when < session.alarm):
             self.wake(session, when)
 
@@ -188,6 +200,8 @@ class Sessions(dict[int, Session]):
             self.touched[session.slot] = session
             try:
                 session.ppp.tick(now)
+                if session.router is not None:
+                    session.router.tick(now)
             except Exception as error:
                 self.break_off(session, error, now)
 
@@ -210,13 +224,14 @@ class Sessions(dict[int, Session]):
         self.give_back(session)         # authenticated anew: it gets its address again, if that is still what it should have
         fixed = self.authority.fixed_address(secret, profile)
         for other in self.names.of(account):
-            if other is not session and (profile.only_one == "yes" or (fixed and other.address == fixed)):
+            same = (fixed and other.address == fixed) or (secret.remote_ipv6_prefix and other.prefix == secret.remote_ipv6_prefix)
+            if other is not session and (profile.only_one == "yes" or same):
                 self.lose(other, Reason("admin", "replaced", f"user {user!r} came in again from {session.caller_id}"), now)
         verdict = self.authority.grant(secret, profile, account, message)
         if isinstance(verdict, Reject):
             self.refuse(session, event, verdict, now)
             return
-        session.profile, session.address = profile, verdict.remote_address
+        session.profile, session.address, session.prefix = profile, verdict.remote_address, verdict.prefix
         if session.account != account:
             self.names.remove(session)
             session.account = account
@@ -231,19 +246,29 @@ class Sessions(dict[int, Session]):
     def link_up(self, session: Session, event: LinkUp, now: float) -> None:
         profile, table = session.profile, session.service.table
         assert profile is not None              # nothing is up that was not authenticated
+        before, rekey = session.leads, session.link is None or session.link.cipher != event.cipher
+        if not event.ipv6:
+            self.close_router(session)
+        session.leads = routes(event, session.address, session.prefix, session.delegated)
         self.installer.up(session.slot, session.service.kind, session.call, event, sequenced=session.sequenced,
-                          clamp=profile.change_tcp_mss, keepalive=table.keepalive_timeout, dscp=table.dscp)
+                          clamp=profile.change_tcp_mss, keepalive=table.keepalive_timeout, dscp=table.dscp, leads=session.leads,
+                          prefix=session.prefix, gateway6=profile.local_ipv6_address, rekey=rekey)
+        self.installer.forget(session.slot, before - session.leads)
+        if event.ipv6:
+            self.open_router(session, event, now)
         self.outbox[session.owner].append((PuntKind.PUNT_ARM, session.slot, session.generation, 0, None, b""))
         if not session.up_since:
             self.starting -= 1
             session.up_since = now
-        news = f"up, address {session.address}, {event.method}" if session.link is None else "still up"
+        given = ", ".join([f"address {session.address}"] * event.ip + [f"prefix {session.prefix}"] * event.ipv6)
+        news = f"{'up' if session.link is None else 'still up'}, {given}, {event.method}"
         session.link, session.state = event, "open"
         log.info("%s: %s, mtu %d, mru %d, %s", session.name, news, event.mtu, event.mru, event.encoding or "not encrypted")
 
     def link_reset(self, session: Session, event: LinkReset, now: float) -> None:
-        self.installer.reset(session.slot, session.address)
-        session.link = None
+        self.close_router(session)
+        self.installer.reset(session.slot, session.leads)
+        session.link, session.leads = None, frozenset()
         if session.state == "open":
             session.state = "starting"
 
@@ -253,14 +278,41 @@ class Sessions(dict[int, Session]):
 
     handlers: dict[type, Callable[..., None]] = {AuthRequest: auth_request, LinkUp: link_up, LinkReset: link_reset, LinkDown: link_down}
 
+    def open_router(self, session: Session, link: LinkUp, now: float) -> None:
+        """IPV6CP is open: somebody must be the router of that link. One that goes on learns of another MTU."""
+        profile, router = session.profile, session.router
+        assert profile is not None
+        mtu = min(link.mtu, link.mru)
+        if router is not None and router.address == link_local(link.local_identifier).packed:
+            router.resize(mtu)
+            return
+        self.close_router(session)
+        prefixes = Delegation(session, self.authority, self.installer) if profile.dhcpv6_pd_pool else None
+        advertised = Advertised(profile.dns6, profile.domain_search, profile.managed_address_configuration)
+        session.router = Router(link.local_identifier, mtu, session.prefix, prefixes, advertised, self.duid, self.random)
+        session.router.open(now)
+
+    def close_router(self, session: Session) -> None:
+        if session.router is not None:
+            session.router.close()
+            session.router = None
+
     # -- how a session ends
 
     def give_back(self, session: Session) -> None:
-        """Its address is free again."""
+        """Its address and its prefix are free again."""
+        self.close_router(session)
+        if session.leads:
+            self.installer.reset(session.slot, session.leads)
+            session.leads = frozenset()
+        self.release(session)
+
+    def release(self, session: Session) -> None:
         if session.address is not None:
-            self.installer.reset(session.slot, session.address)
-            self.authority.release(session.address)
-            session.address = None
+            self.authority.addresses.release(session.address)
+        if session.prefix is not None:
+            self.authority.prefixes.release(session.prefix)
+        session.address = session.prefix = None
 
     def lose(self, session: Session, reason: Reason, now: float) -> None:
         """End it at once, without waiting for PPP's goodbye: the call is cleared."""
@@ -280,9 +332,10 @@ class Sessions(dict[int, Session]):
             self.starting -= 1
         label = session.label
         rx_packets, rx_bytes, tx_packets, tx_bytes, *_ = self.tables.counters(session.slot)
-        self.installer.close(session.slot, session.address)
-        if session.address is not None:
-            self.authority.release(session.address)
+        self.close_router(session)
+        self.installer.close(session.slot, session.leads)
+        session.leads = frozenset()
+        self.release(session)
         self.names.remove(session)
         if session.up_since:
             log.info("%s: ended after %.0f s: %s (from it %d octets in %d packets, to it %d in %d)", label, now - session.up_since,

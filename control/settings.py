@@ -7,7 +7,7 @@ version refuses. Checks of one value stand here, checks across tables in config.
 from __future__ import annotations
 
 import re
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -25,6 +25,7 @@ from pydantic import (
 
 from . import duration
 
+LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"    # of a domain name
 SECRETS = {"password", "tunnel-secret"}     # values that no message repeats
 
 INTERFACE = "[A-Za-z0-9_.-]{1,15}"             # what a network interface may be called
@@ -92,6 +93,64 @@ def _pool_or_address(value: Any) -> IPv4Address | str:
     return _address(value) if re.fullmatch(r"[0-9.]+", value) else value
 
 
+def _network6(text: Any) -> IPv6Network:
+    if isinstance(text, IPv6Network):
+        return text
+    try:
+        loose = IPv6Network(text, strict=False) if isinstance(text, str) else None
+    except ValueError:
+        loose = None
+    if loose is None:
+        raise ValueError('must be an IPv6 prefix such as "2001:db8:67::/48"')
+    if IPv6Address(text.split("/")[0]) != loose.network_address:
+        raise ValueError(f'has bits set beyond its length, and "{loose}" would be right')
+    if loose.is_multicast or loose.is_link_local or not int(loose[0]) >> 64:
+        raise ValueError("must be global addresses, or unique local ones")
+    return loose
+
+
+def _link_prefix(value: Any) -> IPv6Network:
+    network = _network6(value)
+    if network.prefixlen != 64:
+        raise ValueError("must be a /64: hosts make their addresses in it")
+    return network
+
+
+def _address6(value: Any) -> IPv6Address:
+    try:
+        if isinstance(value, (str, IPv6Address)):
+            address = IPv6Address(value)
+            if not (address.is_multicast or address.is_link_local or not int(address) >> 64):
+                return address
+    except AddressValueError:
+        pass
+    raise ValueError('must be an IPv6 address such as "2001:db8:67::1", global or unique local')
+
+
+def _server(value: Any) -> IPv4Address | IPv6Address:
+    """A name server's, of either family."""
+    if isinstance(value, IPv6Address) or (isinstance(value, str) and ":" in value):
+        return _address6(value)
+    return _address(value)
+
+
+def _two_of_each(servers: tuple[Any, ...]) -> tuple[Any, ...]:
+    for family in 4, 6:
+        if sum(server.version == family for server in servers) > 2:
+            raise ValueError(f"has more than two of IPv{family}; at most two can be told")
+    return servers
+
+
+def _domain(text: Any) -> str:
+    if isinstance(text, str) and len(text) <= 253 and re.fullmatch(rf"{LABEL}([.]{LABEL})*", text):
+        return text
+    raise ValueError('must be a domain name such as "example.net"')
+
+
+def _one_or_more(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 def _absolute(path: Path) -> Path:
     if not path.is_absolute():
         raise ValueError('must be an absolute path such as "/run/headrace"')
@@ -117,6 +176,11 @@ Listener4 = Annotated[str, BeforeValidator(_listener4)]
 Address = Annotated[IPv4Address, BeforeValidator(_address), PlainSerializer(str)]
 Network = Annotated[IPv4Network, BeforeValidator(_network), PlainSerializer(str)]
 PoolOrAddress = Annotated[IPv4Address | str, BeforeValidator(_pool_or_address), PlainSerializer(str)]
+Server6 = Annotated[IPv4Address | IPv6Address, BeforeValidator(_server), PlainSerializer(str)]
+Address6 = Annotated[IPv6Address, BeforeValidator(_address6), PlainSerializer(str)]
+Network6 = Annotated[IPv6Network, BeforeValidator(_network6), PlainSerializer(str)]
+LinkPrefix = Annotated[IPv6Network, BeforeValidator(_link_prefix), PlainSerializer(str)]
+Domain = Annotated[str, BeforeValidator(_domain)]
 Interface = Annotated[str, StringConstraints(pattern=rf"^{INTERFACE}$")]
 WORKERS = 16             # that a forwarder can have (fastpath/worker.pxd)
 Mtu = Annotated[StrictInt, Field(ge=576, le=1500)]
@@ -145,18 +209,42 @@ class Concentrator(Table):
     masquerade: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{0,15}$")] = ""
 
 
+class Pool6(Table):
+    """[ipv6-pool.NAME]: prefixes of one length, out of one larger prefix or several."""
+    prefix: Annotated[tuple[Network6, ...], Field(min_length=1), BeforeValidator(_one_or_more)]
+    prefix_length: Annotated[StrictInt, Field(ge=32, le=64)] = 64
+
+
 class Profile(Table):
     """[profiles.NAME]: what a session gets. The secret's own address beats the profile's."""
     later: ClassVar[frozenset[str]] = frozenset((
-        "use-encryption", "use-compression", "rate-limit", "session-timeout", "idle-timeout", "use-ipv6",
-        "remote-ipv6-prefix-pool", "dhcpv6-pd-pool", "bridge", "on-up", "on-down", "address-list", "interface-list",
+        "use-encryption", "use-compression", "rate-limit", "session-timeout", "idle-timeout", "bridge", "on-up", "on-down",
+        "address-list", "interface-list",
         "incoming-filter", "outgoing-filter"))
-    local_address: Address
+    local_address: Address | None = None
     remote_address: PoolOrAddress | None = None
-    dns_server: Annotated[tuple[Address, ...], Field(max_length=2), AfterValidator(_distinct)] = ()
+    use_ipv6: Literal["no", "yes"] = "yes"
+    local_ipv6_address: Address6 | None = None
+    remote_ipv6_prefix_pool: str | None = None
+    dhcpv6_pd_pool: str | None = None
+    managed_address_configuration: StrictBool = False
+    dns_server: Annotated[tuple[Server6, ...], AfterValidator(_distinct), AfterValidator(_two_of_each)] = ()
+    domain_search: Annotated[tuple[Domain, ...], Field(max_length=3), AfterValidator(_distinct)] = ()
     wins_server: Annotated[tuple[Address, ...], Field(max_length=2), AfterValidator(_distinct)] = ()
     change_tcp_mss: StrictBool = True
     only_one: Literal["default", "no", "yes"] = "default"
+
+    @property
+    def dns4(self) -> tuple[IPv4Address, ...]:
+        return tuple(server for server in self.dns_server if isinstance(server, IPv4Address))
+
+    @property
+    def dns6(self) -> tuple[IPv6Address, ...]:
+        return tuple(server for server in self.dns_server if isinstance(server, IPv6Address))
+
+    def gives_ipv6(self, secret: Secret) -> bool:
+        """Whether a session with this profile and secret has any."""
+        return self.use_ipv6 == "yes" and bool(secret.remote_ipv6_prefix or self.remote_ipv6_prefix_pool or self.dhcpv6_pd_pool)
 
 
 class Secret(Table):
@@ -167,6 +255,7 @@ class Secret(Table):
     profile: str | None = None
     service: Literal["any", "l2tp", "pptp"] = "any"
     remote_address: Address | None = None
+    remote_ipv6_prefix: LinkPrefix | None = None
     caller_id: str | None = None
 
 
@@ -220,6 +309,7 @@ class Config(Table):
     later: ClassVar[frozenset[str]] = frozenset(["client", "radius", "accounting", "api", "ipsec"])
     concentrator: Concentrator = Field(default_factory=Concentrator)
     pools: dict[str, Annotated[tuple[Network, ...], Field(min_length=1)]] = {}
+    ipv6_pool: dict[str, Pool6] = {}
     profiles: dict[str, Profile] = {}
     secrets: dict[str, Secret] = {}
     server: Server = Field(default_factory=Server)

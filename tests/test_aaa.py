@@ -54,8 +54,8 @@ def test_a_fixed_address_is_given_once(address):
     for user in ("joe", "ann"):
         refused = grant(own, user)
         assert refused.code == "no-address" and "'joe'" in refused.text
-    own.release(IPv4Address(address))
-    assert grant(own, "ann").remote_address == IPv4Address(address) and own.holder(IPv4Address(address)) == "ann"
+    own.addresses.release(IPv4Address(address))
+    assert grant(own, "ann").remote_address == IPv4Address(address) and own.addresses.holder(IPv4Address(address)) == "ann"
 
 
 def test_no_address():
@@ -71,20 +71,21 @@ def test_a_reload_keeps_what_is_in_use_from_others():
     grant(own, "joe")
     first = grant(own, "ann").remote_address
     own.configure(configuration(pools={"clients": ["192.0.2.8/30"]}))       # now a pool has joe's address, and ann's has none
-    assert own.holder(OUTSIDE) == "joe" and own.holder(first) == "ann"
+    held = own.addresses
+    assert held.holder(OUTSIDE) == "joe" and held.holder(first) == "ann"
     assert grant(own, "ann").remote_address == IPv4Address("192.0.2.10")
     assert isinstance(grant(own, "ann"), Reject)
     own.configure(configuration())
-    assert own.holder(OUTSIDE) == "joe" and own.holder(first) == "ann" and own.fixed
+    assert held.holder(OUTSIDE) == "joe" and held.holder(first) == "ann" and held.fixed
     for address in (OUTSIDE, first, IPv4Address("192.0.2.10")):
-        own.release(address)
-    assert not own.fixed and not own.pools["clients"].taken
+        held.release(address)
+    assert not held.fixed and not held.pools["clients"].taken and not list(held.in_use())
 
 
 def test_a_reload_keeps_the_rest_of_addresses_and_whose_they_were():
     own = authority()
     address = grant(own, "joe").remote_address
-    own.release(address)
+    own.addresses.release(address)
     own.configure(configuration(pools={"clients": ["10.67.0.0/24", "10.68.0.0/24"]}))
     assert grant(own, "ann").remote_address != address
     assert grant(own, "joe").remote_address == address

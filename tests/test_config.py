@@ -101,7 +101,45 @@ MISTAKES = [
     ("[profiles.p]\nlocal-address = '10.1.0.1'\nremote-address = '10.1.0.1'", 18,
      'profiles.p.remote-address is 10.1.0.1, which is the local-address of profile "p"; two ends need two addresses'),
     ("[profiles.p]\nlocal-address = '10.1.0.1'\ndns-server = ['9.9.9.9', '8.8.8.8', '1.1.1.1']", 18,
-     "profiles.p.dns-server has too many elements, but must have at most 2"),
+     "profiles.p.dns-server has more than two of IPv4; at most two can be told"),
+    ("[profiles.p]\nlocal-address = '10.1.0.1'\ndns-server = ['fe80::1']", 18,
+     'profiles.p.dns-server[0] is "fe80::1", but must be an IPv6 address such as "2001:db8:67::1", global or unique local'),
+    ("[profiles.p]\ndns-server = ['9.9.9.9', '2001:db8::1', '2001:db8::2', '2001:db8::3']", 17,
+     "profiles.p.dns-server has more than two of IPv6; at most two can be told"),
+    ("[profiles.p]\ndomain-search = ['example..net']", 17,
+     'profiles.p.domain-search[0] is "example..net", but must be a domain name such as "example.net"'),
+    ("[profiles.p]\nremote-address = '10.1.0.2'", 17, "profiles.p.remote-address needs a local-address, our own end of the sessions"),
+    ("[profiles.p]\n[secrets.ann]\npassword = 'x'\nprofile = 'p'\nremote-address = '10.1.0.2'", 20,
+     'secrets.ann.remote-address needs a local-address in profile "p", our own end of the session'),
+    ("[profiles.p]\nuse-ipv6 = 'required'", 17, 'profiles.p.use-ipv6 is "required", but must be "no" or "yes"'),
+    ("[profiles.p]\nlocal-ipv6-address = '::ffff:10.1.0.1'", 17,
+     'profiles.p.local-ipv6-address is "::ffff:10.1.0.1", but must be an IPv6 address such as "2001:db8:67::1", global or unique local'),
+    ("[profiles.p]\nremote-ipv6-prefix-pool = 'clients'\nlocal-ipv6-address = '2001:db8::1'", 17,
+     'profiles.p.remote-ipv6-prefix-pool is "clients", which is not an ipv6-pool; there are no ipv6 pools'),
+    ("[ipv6-pool.six]\nprefix = '2001:db8::/48'\n[profiles.p]\nremote-ipv6-prefix-pool = 'six'", 19,
+     "profiles.p.remote-ipv6-prefix-pool needs a local-ipv6-address, the sender of our ICMPv6"),
+    ("[ipv6-pool.six]\nprefix = '2001:db8::/48'\nprefix-length = 56\n[profiles.p]\nremote-ipv6-prefix-pool = 'six'\n"
+     "local-ipv6-address = '2001:db8::1'", 20,
+     'profiles.p.remote-ipv6-prefix-pool is "six", whose prefix-length is 56; a link needs 64'),
+    ("[ipv6-pool.six]\nprefix = '2001:db8::/48'\n[profiles.p]\nremote-ipv6-prefix-pool = 'six'\ndhcpv6-pd-pool = 'six'\n"
+     "local-ipv6-address = '2001:db8::1'", 20,
+     "profiles.p.dhcpv6-pd-pool is the pool of the links too; take another, so that one cannot use up the other"),
+    ("[ipv6-pool.six]\nprefix = ['2001:db8::/60', '2001:db8:1::/56']\nprefix-length = 56", 17,
+     "ipv6-pool.six.prefix has 2001:db8::/60, which is smaller than the /56 that it is to be split into"),
+    ("[ipv6-pool.six]\nprefix = '2001:db8::/48'\n[ipv6-pool.seven]\nprefix = '2001:db8:0:8::/64'", 19,
+     'ipv6-pool.seven.prefix has 2001:db8:0:8::/64, which overlaps 2001:db8::/48 of ipv6-pool "six"; pools must not share prefixes'),
+    ("[ipv6-pool.six]\nprefix = '2001:db8::1/48'", 17,
+     'ipv6-pool.six.prefix[0] is "2001:db8::1/48", but has bits set beyond its length, and "2001:db8::/48" would be right'),
+    ("[ipv6-pool.six]\nprefix = ['fe80::/64']", 17,
+     'ipv6-pool.six.prefix[0] is "fe80::/64", but must be global addresses, or unique local ones'),
+    ("[ipv6-pool.six]\nprefix = ['10.0.0.0/8']", 17,
+     'ipv6-pool.six.prefix[0] is "10.0.0.0/8", but must be an IPv6 prefix such as "2001:db8:67::/48"'),
+    ("[ipv6-pool.six]\nprefix = []", 17, "ipv6-pool.six.prefix is empty, but must have at least one element"),
+    ("[ipv6-pool.six]\nprefix = '2001:db8::/48'\nprefix-length = 80", 18, "ipv6-pool.six.prefix-length is 80, but must be from 32 to 64"),
+    ("[secrets.ann]\npassword = 'x'\nremote-ipv6-prefix = '2001:db8::/56'", 18,
+     'secrets.ann.remote-ipv6-prefix is "2001:db8::/56", but must be a /64: hosts make their addresses in it'),
+    ("[secrets.ann]\npassword = 'x'\nremote-ipv6-prefix = '2001:db8::/64'", 18,
+     'secrets.ann.remote-ipv6-prefix needs a local-ipv6-address in profile "default-encryption", the sender of our ICMPv6'),
     ("listen = ['0.0.0.0:1701', '0.0.0.0']", 16, "server.l2tp.listen names 0.0.0.0:1701 twice, and once would be right"),
     ("listen = ['0.0.0.0:70000']", 16, 'server.l2tp.listen[0] is "0.0.0.0:70000", but must be an address and a port'),
     ("listen = ['[fe80::1]:1701']", 16, "server.l2tp.listen[0] is \"[fe80::1]:1701\", but must name the interface of a link-local address"),
@@ -128,6 +166,52 @@ def test_mistakes(file, added, line, sentence):
         config.load(path)
     assert str(caught.value).startswith(f"{path}:{line}: {sentence}" if line else f"{path}: {sentence}")
     assert len(caught.value.problems) == 1 and "\n" not in str(caught.value)
+
+
+SIX = BASE.replace('remote-address = "clients"\n', """remote-address = "clients"
+local-ipv6-address = "2001:db8:67::1"
+remote-ipv6-prefix-pool = "links"
+dhcpv6-pd-pool = "delegated"
+dns-server = ["9.9.9.9", "2001:db8::53"]
+domain-search = ["example.net"]
+
+[ipv6-pool.links]
+prefix = "2001:db8:67::/48"
+
+[ipv6-pool.delegated]
+prefix = ["2001:db8:100::/40"]
+prefix-length = 56
+""") + """[secrets.ann]
+password = "x"
+remote-ipv6-prefix = "2001:db8:67:9::/64"
+"""
+
+
+def test_ipv6(file):
+    c = config.load(file(SIX))
+    assert config.restore(config.dump(c)) == c
+    profile, pool = c.profiles["default-encryption"], c.ipv6_pool["delegated"]
+    assert [str(n) for n in pool.prefix] == ["2001:db8:100::/40"] and pool.prefix_length == 56
+    assert [str(a) for a in profile.dns4 + profile.dns6] == ["9.9.9.9", "2001:db8::53"]
+    assert profile.gives_ipv6(c.secrets["joe"])
+    alone = SIX.replace('remote-address = "clients"\n', "").replace('local-address = "10.67.0.1"\n', "")
+    assert config.load(file(alone)).profiles["default-encryption"].local_address is None
+
+
+@pytest.mark.parametrize("old, new, line, sentence", [
+    ("2001:db8:67:9::/64", "2001:db8:100::/64", 30,
+     'secrets.ann.remote-ipv6-prefix is 2001:db8:100::/64, which overlaps 2001:db8:100::/40 of ipv6-pool "delegated", which is split'),
+    ("2001:db8:67:9::/64", "2001:db8:67::/64", 10,
+     'profiles.default-encryption.local-ipv6-address is 2001:db8:67::1, in the remote-ipv6-prefix of "ann"'),
+    ("enabled = true\n", "enabled = true\nmax-mtu = 1279\n", 28, "server.l2tp.max-mtu is 1279, but IPv6 needs 1280"),
+    ('[secrets.ann]', '[secrets.eve]\npassword = ""\nremote-ipv6-prefix = "2001:db8:67:9::/64"\n[secrets.ann]', 33,
+     'secrets.ann.remote-ipv6-prefix is 2001:db8:67:9::/64, which overlaps 2001:db8:67:9::/64 of "eve"'),
+])
+def test_mistakes_with_ipv6(file, old, new, line, sentence):
+    path = file(SIX.replace(old, new))
+    with pytest.raises(ConfigError) as caught:
+        config.load(path)
+    assert str(caught.value).startswith(f"{path}:{line}: {sentence}")
 
 
 @pytest.mark.parametrize("old, new, line, sentence", [

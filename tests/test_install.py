@@ -1,11 +1,11 @@
 """What stands in the tables for a call and its link."""
 import os
 from dataclasses import replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 import pytest
 from headrace.control.address import mapped, shown
-from headrace.control.install import Installer, template
+from headrace.control.install import Installer, routes, template
 from headrace.control.l2tpevents import CallOpening, Path
 from headrace.control.link import LinkUp
 from headrace.control.mppe import Cipher, Way
@@ -52,12 +52,42 @@ def test_the_life_of_a_record(tables):
     up = {"sequenced": False, "clamp": True, "keepalive": 30.0, "dscp": "inherit"}
     for address in (LINK.remote_address, IPv4Address("10.67.0.3")):        # renegotiated, to another address
         link = replace(LINK, remote_address=address)
-        installer.up(slot, Kind.KIND_L2TP, CALL, link, **up)
+        leads = routes(link, address)
+        installer.up(slot, Kind.KIND_L2TP, CALL, link, leads=leads, **up)
         assert tables.state(slot) == State.OPEN and tables.lookup(mapped(address)) == slot
-        installer.reset(slot, address)
+        installer.reset(slot, leads)
         assert tables.state(slot) == State.OPENING and tables.lookup(mapped(address)) == 0
-    installer.close(slot, None)
+    installer.close(slot, ())
     assert tables.state(slot) == State.RETIRED and tables.generation(slot) == generation
+
+
+@pytest.mark.parametrize("four, six", [(True, False), (False, True), (True, True)])
+def test_families(tables, four, six):
+    """What leads to a session is of the families that are open; a change of them interrupts nothing."""
+    installer, seen = Installer(tables), []
+    link = replace(LINK, local_address=LINK.local_address if four else IPv4Address(0), ipv6=six)
+    prefix, delegated = IPv6Network("2001:db8:67:1::/64"), IPv6Network("2001:db8:100::/56")
+    leads = routes(link, LINK.remote_address, prefix, delegated)
+    assert len(leads) == four + 2 * six
+    slot, _ = installer.open(Kind.KIND_L2TP, CALL, 0)
+
+    class Watched:
+        def __getattr__(self, name):
+            return getattr(tables, name)
+
+        def configure(self, slot, **config):
+            seen.append(config)
+            tables.configure(slot, **config)
+    Installer(Watched()).up(slot, Kind.KIND_L2TP, CALL, link, sequenced=False, clamp=True, keepalive=30.0, dscp="inherit", leads=leads,
+                            prefix=prefix, gateway6=IPv6Address("2001:db8::1"))
+    config, = seen
+    assert (bool(config["flags"] & ConfigFlag.CONFIG_IP), bool(config["flags"] & ConfigFlag.CONFIG_IPV6)) == (four, six)
+    assert config["address"] == (mapped(LINK.remote_address) if four else bytes(16))
+    assert config["prefix"] == (prefix.network_address.packed if six else bytes(16))
+    for address, is_open in (LINK.remote_address, four), (prefix[5], six), (delegated[1 << 70], six):
+        assert tables.lookup(mapped(address)) == (slot if is_open else 0)
+    installer.close(slot, leads)
+    assert not any(tables.lookup(mapped(a)) for a in (LINK.remote_address, prefix[5], delegated[7]))
 
 
 RECEIVE, SEND = Way(128, True, b"what is received"), Way(128, False, b"and what is sent")
@@ -87,11 +117,14 @@ def test_encryption_comes_and_goes(tables, tmp_path, cipher, flags):
         content = (tmp_path / "t").read_bytes()
         return [way.key in content for way in (cipher.receive, cipher.send) if way]
     for link, found in ((LINK, 0), (replace(LINK, cipher=cipher), flags), (LINK, 0), (replace(LINK, cipher=cipher), flags)):
-        installer.up(slot, Kind.KIND_L2TP, CALL, link, **up)
+        installer.up(slot, Kind.KIND_L2TP, CALL, link, leads=routes(link, LINK.remote_address), **up)
         tables.beat(1)
         assert tables.state(slot) == State.OPEN and seen[-1] == found
         assert kept() == [bool(found)] * len(kept())
-    installer.close(slot, LINK.remote_address)
+    keys = tables.sessions()[slot]
+    installer.up(slot, Kind.KIND_L2TP, CALL, replace(LINK, cipher=cipher, ipv6=True), leads=(), rekey=False, **up)
+    assert kept() == [True] * len(kept()) and seen[-1] == flags and tables.sessions()[slot] == keys
+    installer.close(slot, routes(LINK, LINK.remote_address))
     tables.beat(2)
     assert not any(kept())
 
@@ -100,7 +133,7 @@ def test_a_former_life_is_swept(tables):
     installer = Installer(tables)
     slots = [installer.open(Kind.KIND_L2TP, replace(CALL, session_id=n), 0)[0] for n in (9, 10, 11)]
     tables.insert(mapped(LINK.remote_address), 128, slots[1])
-    installer.close(slots[0], None)
+    installer.close(slots[0], ())
     assert installer.empty() == slots[1:]
     assert all(tables.state(slot) == State.RETIRED for slot in slots) and tables.lookup(mapped(LINK.remote_address)) == 0
     assert installer.empty() == []

@@ -6,7 +6,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 import pytest
 from headrace.control import kernel, listener, tun
@@ -25,6 +25,18 @@ CONFIG = Config.model_validate({
 
 def test_routes_are_pools_and_fixed_addresses_outside_them():
     assert kernel.routes(CONFIG) == {IPv4Network(n) for n in ("10.67.0.0/16", "10.68.1.0/24", "10.69.0.2/32", "10.70.0.7/32")}
+
+
+SIX = Config.model_validate({
+    "ipv6-pool": {"links": {"prefix": "2001:db8:67::/48"}, "pd": {"prefix": ["2001:db8:100::/40"], "prefix-length": 56}},
+    "profiles": {"p": {"local-ipv6-address": "2001:db8:67::1", "remote-ipv6-prefix-pool": "links"}},
+    "secrets": {"in": {"password": "", "remote-ipv6-prefix": "2001:db8:67:9::/64"},
+                "out": {"password": "", "remote-ipv6-prefix": "2001:db8:200:9::/64"}}})
+
+
+def test_ipv6_routes_are_pools_and_fixed_prefixes_outside_them():
+    assert kernel.routes6(SIX) == {IPv6Network(n) for n in ("2001:db8:67::/48", "2001:db8:100::/40", "2001:db8:200:9::/64")}
+    assert kernel.routes(SIX) == set() == kernel.routes6(CONFIG)
 
 
 # -- the journal -------------------------------------------------------------------------------
@@ -146,6 +158,21 @@ def test_apply_follows_the_configuration(hr0):
     assert seen() == {"10.67.0.1/32", "10.69.0.1/32", "10.67.0.0/16", "10.68.1.0/24", "10.69.0.2", "10.70.0.7"}
     made.apply(Config.model_validate({"pools": {"more": ["10.80.0.0/20"]}, "profiles": {"p": {"local-address": "10.80.0.1"}}}))
     assert seen() == {"10.80.0.1/32", "10.80.0.0/20"}
+
+
+@pytest.mark.root
+def test_apply_of_ipv6(hr0):
+    """Our address and the pools; no address of the kernel's making, and so no redirects and no solicitations."""
+    made, _ = hr0
+
+    def seen() -> set[str]:
+        text = subprocess.run("ip -o -6 addr show hr0; ip -6 route show dev hr0", shell=True, capture_output=True, text=True).stdout
+        return {word for word in text.split() if word.count(":") > 1}
+    made.apply(SIX)
+    assert seen() == {"2001:db8:67::1", "2001:db8:67::1/128", "2001:db8:67::/48", "2001:db8:100::/40", "2001:db8:200:9::/64"}
+    assert sysctl("ipv6/conf/hr0/forwarding") == "1" and sysctl("ipv6/conf/hr0/accept_ra") == "0"
+    made.apply(CONFIG)
+    assert seen() == set()
 
 
 @pytest.mark.root

@@ -15,13 +15,13 @@ from headrace.control.l2tpcall import CALL
 from headrace.control.l2tptunnel import TUNNEL
 from headrace.control.pptpcall import PAC, PNS
 from headrace.control.pptpconnection import CONNECTION
-from headrace.control.settings import Concentrator, L2tp, Pptp, Profile, Secret, Table
+from headrace.control.settings import Concentrator, L2tp, Pool6, Pptp, Profile, Secret, Table
 from headrace.control.statetable import Transitions
 from headrace.fastpath.packet import Verdict
 
 TREE = Path(__file__).parents[1]
-TABLES = {"[concentrator]": Concentrator, "[profiles.NAME]": Profile, "[secrets.USER]": Secret, "[server.l2tp]": L2tp,
-          "[server.pptp]": Pptp}
+TABLES = {"[concentrator]": Concentrator, "[ipv6-pool.NAME]": Pool6, "[profiles.NAME]": Profile, "[secrets.USER]": Secret,
+          "[server.l2tp]": L2tp, "[server.pptp]": Pptp}
 SECONDS = {"30s": 30.0, "20ms": 0.02, "50us": 50e-6}
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from headrace.control.address import mapped
 from headrace.control.concentrator import Concentrator
 from headrace.control.l2tp import CallDown, CallOpening, CallUp, Endpoint, Path, Settings, TunnelDown
-from headrace.control.link import LinkDown, LinkSettings, LinkUp
+from headrace.control.link import IPV6, LinkDown, LinkSettings, LinkUp
 from headrace.control.mppe import IN_CLEAR, Policy
 from headrace.control.ppp import PPP
 from headrace.control.reason import Reason
@@ -48,9 +48,11 @@ def configuration(**changes: Any) -> Config:
 class Subscriber:
     """One call of a LAC with a PPP client on it."""
 
-    def __init__(self, lac: Lac, user: str, password: str, method: str, encryption: Policy) -> None:
+    def __init__(self, lac: Lac, user: str, password: str, method: str, encryption: Policy, ip: bool, ipv6: bool) -> None:
         self.lac, self.session_id = lac, 0
-        self.settings = LinkSettings(user=user, password=password, authentication=(method,) if method else METHODS, encryption=encryption)
+        self.settings = LinkSettings(user=user, password=password, authentication=(method,) if method else METHODS, encryption=encryption,
+                                     ip=ip, ipv6=ipv6)
+        self.heard: list[bytes] = []                # IPv6 packets of its router
         self.ppp: PPP | None = None
         self.far: tuple[int, int] | None = None     # the concentrator's ids
         self.link: LinkUp | None = None
@@ -85,8 +87,9 @@ class Lac:
         self.down: Reason | None = None
         self.tunnel_id = self.endpoint.dial(self.path, rig.now)
 
-    def call(self, user: str = "joe", password: str = "1", method: str = "", encryption: Policy = IN_CLEAR, **details: Any) -> Subscriber:
-        subscriber = Subscriber(self, user, password, method, encryption)
+    def call(self, user: str = "joe", password: str = "1", method: str = "", encryption: Policy = IN_CLEAR, ip: bool = True,
+             ipv6: bool = False, **details: Any) -> Subscriber:
+        subscriber = Subscriber(self, user, password, method, encryption, ip, ipv6)
         subscriber.session_id = self.endpoint.place_call(self.tunnel_id, self.rig.now, **details)
         self.calls[subscriber.session_id] = subscriber
         return subscriber
@@ -223,7 +226,10 @@ class Rig:
             for lac in self.lacs:
                 for subscriber in lac.calls.values() if lac.path.local == bytes(row["peer"]) and not lac.silent else ():
                     if subscriber.far == far and subscriber.ppp and not subscriber.silent:
-                        subscriber.ppp.receive(protocol, payload, self.now)
+                        if protocol == IPV6:
+                            subscriber.heard.append(payload)
+                        else:
+                            subscriber.ppp.receive(protocol, payload, self.now)
 
     def run(self, seconds: float) -> None:
         """Let time pass, from one thing that is due to the next; the books are checked after each."""
@@ -255,14 +261,17 @@ class Rig:
         assert set(core.sessions.names.sessions.values()) == {s for s in live if s.name}
         assert all(core.sessions.names.sessions[s.name] is s and s in core.sessions.names.of(s.account) for s in live if s.name)
         given = [s.address for s in live if s.address]
-        taken = [a for pool in core.authority.pools.values() for a in pool.taken] + [int(a) for a in core.authority.fixed]
-        assert sorted(map(int, given)) == sorted(taken)
+        assert sorted(given) == sorted(core.authority.addresses.in_use())
+        assert sorted(p for s in live for p in (s.prefix, s.delegated) if p) == sorted(core.authority.prefixes.in_use())
         slots = tables.used_slots()
         states = dict(zip(slots.tolist(), tables.sessions()["state"][slots].tolist(), strict=True))
         assert {s.slot for s in live} == {slot for slot, state in states.items() if state in (State.OPENING, State.OPEN)}
         for s in live:
             assert states[s.slot] == (State.OPEN if s.link else State.OPENING)
-            assert not s.address or tables.lookup(mapped(s.address)) == (s.slot if s.link else 0)
+            assert not s.address or tables.lookup(mapped(s.address)) == (s.slot if s.link and s.link.ip else 0)
+            six = s.link is not None and s.link.ipv6
+            assert (s.router is not None) == six and (six or not s.delegated)
+            assert all(tables.lookup(p[9].packed) == (s.slot if six else 0) for p in (s.prefix, s.delegated) if p)
             assert bool(s.link) == (s.state == "open") or s.state == "closing"
         calls = [call for tunnel in core.l2tp.endpoint._tunnels.values() for call in tunnel.calls.values()]
         assert core.ids.sessions == sum(bank.taken for bank in core.ids.banks) == len(calls) == len(sessions)

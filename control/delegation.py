@@ -1,0 +1,45 @@
+"""The prefix that one session has delegated to its router (dhcp6server.Prefixes): out of the profile's pool, into the tables, and back."""
+from __future__ import annotations
+
+import logging
+from ipaddress import IPv6Network
+
+from .aaa import Authority
+from .install import Installer
+from .session import Session
+
+log = logging.getLogger("headrace.session")
+
+
+class Delegation:
+    def __init__(self, session: Session, authority: Authority, installer: Installer) -> None:
+        self.session, self.authority, self.installer = session, authority, installer
+
+    def take(self) -> IPv6Network | None:
+        """It leads to the session before the peer hears of it."""
+        session = self.session
+        assert session.profile is not None          # what is up was authenticated
+        prefix = self.authority.delegate(session.profile, session.account)
+        if prefix is None:
+            log.warning("%s: ipv6-pool %s has no prefix left to delegate", session.label, session.profile.dhcpv6_pd_pool)
+            return None
+        route = prefix.network_address.packed, prefix.prefixlen
+        try:
+            self.installer.lead(session.slot, route)
+        except (ValueError, BlockingIOError) as error:      # the session does without; its router asks again
+            log.warning("%s: %s cannot be delegated: %s", session.label, prefix, error)
+            self.authority.prefixes.release(prefix)
+            return None
+        session.delegated, session.leads = prefix, session.leads | {route}
+        log.info("%s: %s is delegated", session.label, prefix)
+        return prefix
+
+    def give(self) -> None:
+        session, prefix = self.session, self.session.delegated
+        if prefix is None:
+            return
+        route = prefix.network_address.packed, prefix.prefixlen
+        self.installer.forget(session.slot, [route])
+        self.authority.prefixes.release(prefix)
+        session.delegated, session.leads = None, session.leads - {route}
+        log.info("%s: %s is free again", session.label, prefix)
