@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections import Counter
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ QUARANTINED = Reason("link", "quarantined",
                      f"the forwarder crashed {DEATHS} times within {WITHIN:.0f} s with packets of this session at hand")
 
 
+def name_of(kind: type[IntEnum], number: int) -> str:
+    """Who wrote the number had gone astray: it need not be one."""
+    return next((name for name, value in kind.__members__.items() if value == number), f"{number}?")
+
+
 class Quarantine:
     def __init__(self, tables: Any, sessions: Sessions, run_dir: Path) -> None:
         self.tables, self.sessions, self.run_dir = tables, sessions, run_dir
@@ -36,12 +42,12 @@ class Quarantine:
         if crash.count(self.tables) == self.seen:
             return
         entries = crash.entries(self.tables)
-        for number, _, signum, worker, stage, handles in entries:
-            if number >= self.seen:
-                log.error("worker %d crashed by %s in %s, at hand: packets of %s; they are in %s", worker, signal.Signals(signum).name,
-                          Stage(stage).name.removeprefix("STAGE_").lower(), self.names(handles), self.run_dir / crash.file_name(number))
-        newest = entries[-1]
+        newest, seen = entries[-1], self.seen
         self.seen = newest[0] + 1
+        for number, _, signum, worker, stage, handles in entries:
+            if number >= seen:
+                log.error("worker %d crashed by %s in %s, at hand: packets of %s; they are in %s", worker, name_of(signal.Signals, signum),
+                          name_of(Stage, stage).removeprefix("STAGE_").lower(), self.names(handles), self.run_dir / crash.file_name(number))
         times = Counter(handle for entry in entries if newest[1] - entry[1] < WITHIN for handle in entry[5])
         for (slot, generation), deaths in times.items():
             session = self.sessions.get(slot)

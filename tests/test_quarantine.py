@@ -28,8 +28,8 @@ class Crashes:
         monkeypatch.setattr(quarantine, "crash", SimpleNamespace(
             count=lambda tables: len(self.log), entries=lambda tables: self.log[-8:], file_name=crash.file_name))
 
-    def __call__(self, when, *sessions):
-        self.log.append((len(self.log), when, signal.SIGSEGV, 0, Stage.STAGE_ADMIT, [(s.slot, s.generation) for s in sessions]))
+    def __call__(self, when, *sessions, signum=signal.SIGSEGV, stage=Stage.STAGE_ADMIT):
+        self.log.append((len(self.log), when, signum, 0, stage, [(s.slot, s.generation) for s in sessions]))
 
 
 @pytest.fixture
@@ -92,6 +92,14 @@ def test_who_came_into_the_slot_since_has_done_nothing(rig, crashes):
         crashes(when, SimpleNamespace(slot=ann.slot, generation=ann.generation - 1))
     crashes(3.5)
     assert look(rig) == ["<l2tp-ann>", "<l2tp-joe>"]
+
+
+def test_a_record_of_nonsense_is_told_as_it_is(rig, crashes, caplog):
+    crashes(1.0, SimpleNamespace(slot=1 << 31, generation=7), signum=200, stage=99)
+    with caplog.at_level(logging.ERROR):
+        assert look(rig) == ["<l2tp-ann>", "<l2tp-joe>"] == look(rig)
+    [record] = caplog.records
+    assert "crashed by 200? in 99?, at hand: packets of no session" in record.getMessage()
 
 
 @pytest.mark.root
