@@ -21,6 +21,8 @@ max-sessions = 65536
 run-dir = "/run/headrace"
 offload = "auto"                # auto | uso | tso | csum | none: segmentation by the kernel, TUN and UDP together
 spin = "50us"                   # how long a worker looks for more before it sleeps
+reorder-window = 32             # how many packets of a numbered session (PPTP's) may wait for one that is missing
+reorder-time = "20ms"           # and for how long
 log = "info"                    # debug | info | warning | error
 forwarding = true               # switch the machine's forwarding on while headrace runs
 masquerade = ""                 # the uplink whose address the clients share, such as "eth0"; "": none
@@ -44,7 +46,7 @@ only-one = "default"            # yes: a new session of a user ends the old one
 [secrets.{user}]
 password = "{password}"
 profile = "default-encryption"
-service = "any"                 # any | l2tp
+service = "any"                 # any | l2tp | pptp
 # remote-address = "10.67.0.9"  # always this address
 # remote-ipv6-prefix = "2001:db8:67:9::/64"
 # caller-id = "192.0.2.7"       # only from this address
@@ -61,6 +63,17 @@ max-sessions = 0                # 0: as many as [concentrator] allows
 dscp = "inherit"                # of the outer packets: the inner packet's, or 0 to 63
 tunnel-secret = ""              # a secret that the tunnel's other end must know too
 hidden = false                  # hide the AVPs that we send, with that secret
+
+[server.pptp]
+enabled = true
+listen = ["0.0.0.0:1723"]       # of control connections; data is GRE between the same two addresses
+authentication = ["mschap2", "mschap1"]
+default-profile = "default-encryption"
+max-mtu = 1450
+max-mru = 1450
+keepalive-timeout = "30s"
+max-sessions = 0
+dscp = "inherit"
 
 # [ipv6-pool.links]
 # prefix = "2001:db8:67::/48"   # split into /64s
@@ -92,18 +105,43 @@ def own_address(listen: str) -> str:
 
 
 def dial(config: Config) -> list[str]:
-    """What a client must dial, in a few lines."""
-    if not config.server.l2tp.enabled or not config.secrets:
-        return ["nobody can dial in: " + ("there is no [secrets.USER]" if config.server.l2tp.enabled else "server.l2tp is not enabled")]
-    listen = config.server.l2tp.listen[0]
-    address, port = own_address(listen), address_of(listen)[2]
-    user, secret = next(iter(config.secrets.items()))
-    method = config.server.l2tp.authentication[0]
-    windows = {"mschap2": "MSChapv2", "chap": "Chap", "pap": "Pap"}.get(method, "MSChapv2")
+    """What a client must dial, in a few lines for each server."""
+    servers = config.server.enabled()
+    if not servers or not config.secrets:
+        return ["nobody can dial in: " + ("there is no [secrets.USER]" if servers else "neither server.l2tp nor server.pptp is enabled")]
+    lines: list[str] = []
+    for name in servers:
+        user, secret = next(((u, s) for u, s in config.secrets.items() if s.service in ("any", name)), ("", None))
+        if secret is not None:
+            lines += {"l2tp": l2tp, "pptp": pptp}[name](config, user, secret.password)
+    return lines
+
+
+def windows(methods: tuple[str, ...]) -> str:
+    """The first of our methods, as Windows calls it."""
+    return {"mschap2": "MSChapv2", "chap": "Chap", "pap": "Pap"}.get(methods[0], "MSChapv2")
+
+
+def l2tp(config: Config, user: str, password: str) -> list[str]:
+    server = config.server.l2tp
+    address, port = own_address(server.listen[0]), address_of(server.listen[0])[2]
     return [
-        f"dial L2TP to {address}, UDP port {port}, user {user}, password {secret.password}",
-        f"  Linux     xl2tpd.conf: [lac headrace] lns = {address}, pppoptfile = FILE with: user {user} password {secret.password} noauth",
-        f"  Windows   Add-VpnConnection headrace {address} -TunnelType L2tp -AuthenticationMethod {windows} -EncryptionLevel NoEncryption"
+        f"dial L2TP to {address}, UDP port {port}, user {user}, password {password}",
+        f"  Linux     xl2tpd.conf: [lac headrace] lns = {address}, pppoptfile = FILE with: user {user} password {password} noauth",
+        f"  Windows   Add-VpnConnection headrace {address} -TunnelType L2tp -AuthenticationMethod {windows(server.authentication)}"
+        " -EncryptionLevel NoEncryption"
         " (without IPsec: ProhibitIpSec=1 in HKLM\\SYSTEM\\CurrentControlSet\\Services\\RasMan\\Parameters)",
-        f"  RouterOS  /interface l2tp-client add name=headrace connect-to={address} user={user} password={secret.password} disabled=no",
+        f"  RouterOS  /interface l2tp-client add name=headrace connect-to={address} user={user} password={password} disabled=no",
+    ]
+
+
+def pptp(config: Config, user: str, password: str) -> list[str]:
+    server = config.server.pptp
+    address, port = own_address(server.listen[0]), address_of(server.listen[0])[2]
+    return [
+        f"dial PPTP to {address}, TCP port {port} and GRE, user {user}, password {password}",
+        f"  Linux     pppd pty 'pptp {address} --nolaunchpppd' user {user} password {password} noauth",
+        f"  Windows   Add-VpnConnection headrace {address} -TunnelType Pptp -AuthenticationMethod {windows(server.authentication)}"
+        " -EncryptionLevel NoEncryption",
+        f"  RouterOS  /interface pptp-client add name=headrace connect-to={address} user={user} password={password} disabled=no",
     ]

@@ -12,7 +12,7 @@ import pytest
 from ours.lac import Lac
 from ours.place import Place
 from ours.pns import Pns
-from peers.client import Client
+from peers.client import Client, Pptp
 from peers.concentrator import Concentrator
 from peers.lab import Lab
 
@@ -53,6 +53,19 @@ def dial(lab: Lab) -> Iterator[Callable[..., Client]]:
 
     def dial(*args, **kw) -> Client:
         clients.append(Client(lab, *args, **kw))
+        return clients[-1]
+    yield dial
+    for job in [client.close() for client in clients]:
+        job.wait().check()
+
+
+@pytest.fixture
+def dial_pptp(lab: Lab) -> Iterator[Callable[..., Pptp]]:
+    """The same by PPTP."""
+    clients: list[Pptp] = []
+
+    def dial(*args, **kw) -> Pptp:
+        clients.append(Pptp(lab, *args, **kw))
         return clients[-1]
     yield dial
     for job in [client.close() for client in clients]:

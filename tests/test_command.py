@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from fake import Fake, answering, row
 from headrace.control import command, config, example, listing
-from headrace.control.settings import Concentrator, L2tp, Profile, Secret
+from headrace.control.settings import Concentrator, L2tp, Pptp, Profile, Secret, Server
 from typer.testing import CliRunner
 
 
@@ -193,10 +193,11 @@ def test_what_run_writes(place):
     # what is written out are the defaults, so the file explains the program
     default = config.Config.model_validate({})
     assert written.concentrator == default.concentrator
-    assert written.server.l2tp.model_copy(update={"enabled": False}) == default.server.l2tp
+    for name, server in written.server.all().items():
+        assert server.enabled and server.model_copy(update={"enabled": False}) == default.server.all()[name]
 
 
-@pytest.mark.parametrize("table", [Concentrator, L2tp, Profile, Secret])
+@pytest.mark.parametrize("table", [Concentrator, L2tp, Pptp, Profile, Secret])
 def test_every_key_in_force_is_in_what_run_writes(place, table):
     example.write(place / "new.toml")
     text = (place / "new.toml").read_text()
@@ -205,14 +206,18 @@ def test_every_key_in_force_is_in_what_run_writes(place, table):
 
 def test_what_to_dial(place):
     example.write(place / "new.toml")
-    text = (place / "new.toml").read_text().replace("0.0.0.0:1701", "192.0.2.1:1701")
+    text = (place / "new.toml").read_text().replace("0.0.0.0:1", "192.0.2.1:1")
     (place / "new.toml").write_text(text)
     written = config.load(place / "new.toml")
     password = written.secrets["headrace"].password
     lines = example.dial(written)
     assert lines[0] == f"dial L2TP to 192.0.2.1, UDP port 1701, user headrace, password {password}"
-    assert [line.split()[0] for line in lines[1:]] == ["Linux", "Windows", "RouterOS"]
-    assert all("192.0.2.1" in line for line in lines)
+    assert lines[4] == f"dial PPTP to 192.0.2.1, TCP port 1723 and GRE, user headrace, password {password}"
+    assert [line.split()[0] for line in lines] == ["dial", "Linux", "Windows", "RouterOS"] * 2
+    assert all(("192.0.2.1" in line and password in line) or "Windows" in line for line in lines)
+    off = Server(l2tp=written.server.l2tp.model_copy(update={"enabled": False}), pptp=written.server.pptp)
+    assert example.dial(written.model_copy(update={"server": off})) == lines[4:]
+    assert "nobody can dial in" in example.dial(config.Config())[0]
 
 
 def test_run_without_root_says_so(place):

@@ -1,4 +1,4 @@
-"""One subscriber in the guest: Debian's xl2tpd and pppd in a namespace of their own.
+"""One subscriber in the guest: Debian's xl2tpd and pppd, or pptp and pppd, in a namespace of their own.
 
 A client dials when it is made. Its namespace, its ppp interface's number, its control path and its
 folder with configuration and logs are its own, so that any number of them run side by side.
@@ -17,42 +17,32 @@ wait_for() { local end=$(($(date +%s%N) + $1 * 1000000)); shift
 """
 
 
-class Client:
-    def __init__(self, lab: Lab, user: str, password: str = PASSWORD, *, kernel: bool = True, ppp: str = "noccp", mtu: int = 1400,
-                 tunnel: str = "", secret: str = "", lns: str = CONCENTRATOR, relay: str = "") -> None:
-        """Dial. `ppp` are further pppd options, `tunnel` further lines of xl2tpd's lac section, `secret` the tunnel's;
-        `relay` is an IPv6 address to dial in place of `lns`."""
+class Subscriber:
+    """What does not depend on the tunnel; subclasses dial. `says` finds lines in the logs `pppd` and `daemon`."""
+    daemon: str
+
+    def __init__(self, lab: Lab, user: str, password: str, ppp: str, mtu: int) -> None:
         self.lab, self.user = lab, user
         self.number = next(lab.numbers)
         self.name, self.interface = f"c{self.number}", f"ppp{self.number}"
         self.outer, self.folder = f"10.9.{self.number >> 8}.{self.number & 255}", f"/tmp/c{self.number}"
         options = (f"user {user}\npassword {password}\nnoauth\ndebug\nlogfile {self.folder}/pppd\nunit {self.number}\n"
                    f"mtu {mtu}\nmru {mtu}\nnoipdefault\ndefaultroute\nlcp-echo-interval 0\nlcp-restart 1\nlcp-max-terminate 1\n{ppp}\n")
-        daemon = (f"[global]\nlisten-addr = {self.outer}\nauth file = {self.folder}/l2tp-secrets\n"
-                  f"debug tunnel = yes\ndebug state = yes\nforce userspace = {'no' if kernel else 'yes'}\n"
-                  f"[lac x]\nlns = {'127.0.0.1' if relay else lns}\npppoptfile = {self.folder}/options\nautodial = yes\n{tunnel}\n")
-        secrets = f"* * {secret}\n" if secret else ""
-        files = {"options": options, "xl2tpd.conf": daemon, "l2tp-secrets": secrets}
-        script = "".join(f"printf %s {shlex.quote(text)} >{self.folder}/{name}\n" for name, text in files.items())
         lab.guest.run(f"""set -e
-mkdir -p {self.folder}; touch {self.folder}/pppd {self.folder}/xl2tpd
+mkdir -p {self.folder}; touch {self.folder}/pppd {self.folder}/{self.daemon}
 ip netns add {self.name}
 ip link add {self.name} type veth peer name outer netns {self.name}
 ip link set {self.name} master br0 up
 ip -n {self.name} addr add {self.outer}/16 dev outer
 ip -n {self.name} addr add fd09::1:{self.number}/64 dev outer nodad
 ip -n {self.name} link set lo up; ip -n {self.name} link set outer up
-{script}""").check()
-        if relay:
-            self.spawn(f"exec python3 /host{HERE}/relay.py {relay} >{self.folder}/relay 2>&1")
-            self.run(f"wait_for 10000 grep ready {self.folder}/relay").check()
-        self.dial()
+""").check()
+        self.write(options=options)
 
-    def dial(self) -> Job:
-        """Start xl2tpd; what it and pppd say goes to the logs."""
-        return self.lab.guest.spawn(
-            f"exec ip netns exec {self.name} xl2tpd -D -c {self.folder}/xl2tpd.conf -C {self.folder}/control -p {self.folder}/pid "
-            f">>{self.folder}/xl2tpd 2>&1")
+    def write(self, **files: str) -> None:
+        """Files in its folder; a _ stands for a dot."""
+        self.lab.guest.run("".join(f"printf %s {shlex.quote(text)} >{self.folder}/{name.replace('_', '.')}\n"
+                                   for name, text in files.items())).check()
 
     def run(self, command: str, timeout: float = 60) -> Result:
         return self.lab.guest.run(f"ip netns exec {self.name} bash -c {shlex.quote(WAIT + command)}", timeout)
@@ -74,7 +64,7 @@ ip -n {self.name} link set lo up; ip -n {self.name} link set outer up
         assert result.rc == 0, f"{self.user} is still up after {seconds} s\n{self.logs()}"
 
     def says(self, log: str, pattern: str, seconds: float = 15) -> str:
-        """Wait for a line in the log `pppd` or `xl2tpd` that matches; return the first."""
+        """Wait for a line in a log that matches; return the first."""
         path, quoted = f"{self.folder}/{log}", shlex.quote(pattern)
         result = self.run(f"wait_for {int(seconds * 1000)} grep -E -e {quoted} {path}; grep -m1 -E -e {quoted} {path}", seconds + 30)
         assert result.rc == 0, f"{self.user}: no {pattern!r} in {log}'s log after {seconds} s\n{self.logs()}"
@@ -84,27 +74,19 @@ ip -n {self.name} link set lo up; ip -n {self.name} link set outer up
         return self.lab.guest.run(f"cat {self.folder}/{name}").check()
 
     def logs(self) -> str:
-        return self.lab.guest.run(f"tail -n +1 {self.folder}/pppd {self.folder}/xl2tpd | cut -c1-300").out
+        return self.lab.guest.run(f"tail -n +1 {self.folder}/pppd {self.folder}/{self.daemon} | cut -c1-300").out
 
     def ping(self, address: str, count: int = 3) -> None:
         result = self.run(f"ping -q -c {count} -i 0.1 -W 3 {address}")
         assert result.rc == 0 and " 0% packet loss" in result.out, f"{self.user} to {address}:\n{result.out}"
 
-    def told_goodbye(self, seconds: float = 15, call: bool = False) -> str:
-        """Wait until xl2tpd has taken the server's StopCCN, or its CDN; return what it says about it."""
-        return self.says("xl2tpd", "control_finish: Connection closed to .*" + ("serial" if call else "Local: "), seconds)
-
     def kill(self) -> None:
-        """SIGKILL xl2tpd and pppd: no goodbye."""
+        """SIGKILL whatever runs here: no goodbye."""
         self.lab.guest.run(f"kill -9 $(ip netns pids {self.name})").check()
 
     def unplug(self) -> None:
         """Take the client's outer link down."""
         self.lab.guest.run(f"ip link set {self.name} down").check()
-
-    def hang_up(self) -> None:
-        """End it politely: xl2tpd sends its StopCCN."""
-        self.lab.guest.run(f"kill -TERM $(cat {self.folder}/pid)").check()
 
     def close(self) -> Job:
         """Start to end whatever runs here; the job ends when nothing is left."""
@@ -114,3 +96,59 @@ none() {{ [ -z "$(pids)" ]; }}
 kill -TERM $(pids); wait_for 2000 none || kill -9 $(pids); wait_for 3000 none
 ip link del {self.name} && ip netns del {self.name}
 """)
+
+
+class Client(Subscriber):
+    """L2TP by xl2tpd."""
+    daemon = "xl2tpd"
+
+    def __init__(self, lab: Lab, user: str, password: str = PASSWORD, *, kernel: bool = True, ppp: str = "noccp", mtu: int = 1400,
+                 tunnel: str = "", secret: str = "", lns: str = CONCENTRATOR, relay: str = "") -> None:
+        """Dial. `ppp` are further pppd options, `tunnel` further lines of xl2tpd's lac section, `secret` the tunnel's;
+        `relay` is an IPv6 address to dial in place of `lns`."""
+        super().__init__(lab, user, password, ppp, mtu)
+        self.write(xl2tpd_conf=(
+            f"[global]\nlisten-addr = {self.outer}\nauth file = {self.folder}/secrets\n"
+            f"debug tunnel = yes\ndebug state = yes\nforce userspace = {'no' if kernel else 'yes'}\n"
+            f"[lac x]\nlns = {'127.0.0.1' if relay else lns}\npppoptfile = {self.folder}/options\nautodial = yes\n{tunnel}\n"),
+            secrets=f"* * {secret}\n" if secret else "")
+        if relay:
+            self.spawn(f"exec python3 /host{HERE}/relay.py {relay} >{self.folder}/relay 2>&1")
+            self.run(f"wait_for 10000 grep ready {self.folder}/relay").check()
+        self.dial()
+
+    def dial(self) -> Job:
+        """Start xl2tpd; what it and pppd say goes to the logs."""
+        return self.lab.guest.spawn(
+            f"exec ip netns exec {self.name} xl2tpd -D -c {self.folder}/xl2tpd.conf -C {self.folder}/control -p {self.folder}/pid "
+            f">>{self.folder}/xl2tpd 2>&1")
+
+    def told_goodbye(self, seconds: float = 15, call: bool = False) -> str:
+        """Wait until xl2tpd has taken the server's StopCCN, or its CDN; return what it says about it."""
+        return self.says("xl2tpd", "control_finish: Connection closed to .*" + ("serial" if call else "Local: "), seconds)
+
+    def hang_up(self) -> None:
+        """End it politely: xl2tpd sends its StopCCN."""
+        self.lab.guest.run(f"kill -TERM $(cat {self.folder}/pid)").check()
+
+
+class Pptp(Subscriber):
+    """PPTP by pptp, which pppd starts, and which speaks GRE itself."""
+    daemon = "pptp"
+
+    def __init__(self, lab: Lab, user: str, password: str = PASSWORD, *, ppp: str = "noccp", mtu: int = 1400,
+                 server: str = CONCENTRATOR) -> None:
+        """Dial. `ppp` are further pppd options."""
+        super().__init__(lab, user, password, ppp, mtu)
+        self.command = f"pptp {server} --nolaunchpppd"
+        self.dial()
+
+    def dial(self) -> Job:
+        """Start pppd; what it says goes to its log, and what pptp does to another. pptp's two processes meet under /run, which is
+        their own here, as in a machine of their own."""
+        return self.spawn(f"mount -t tmpfs none /run && mkdir /run/pptp /run/lock && exec pppd file {self.folder}/options nodetach "
+                          f"pty {shlex.quote(self.command)} >>{self.folder}/pptp 2>&1")
+
+    def hang_up(self) -> None:
+        """End it politely: pppd says goodbye by LCP, and then pptp by Call-Clear-Request."""
+        self.run("kill -TERM $(pgrep -x pppd --ns $$ --nslist net)").check()

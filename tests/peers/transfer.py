@@ -35,7 +35,7 @@ def main():
             stream, _ = listener.accept()
     else:
         stream = socket.create_connection((address, int(port)), 30)
-    stream.settimeout(30)
+    stream.settimeout(120)
     with stream:
         data = {"send": send, "receive": receive}[verb](stream, int(octets))
         print(len(data), hashlib.sha256(data).hexdigest(), flush=True)
