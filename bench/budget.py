@@ -22,6 +22,7 @@ BUDGETS = {
                     "8 ns a packet, 15 ns with 60,000 sessions in random order, 35 ns when their records are in no cache at all"),
     "order": Budget("order.pyx", "order", 2, "packet", "2 ns a packet"),
     "link": Budget("up.pyx", "link", 2, "packet", "2 ns a packet"),
+    "decrypt": Budget("decrypt.pyx", "decrypt", 1100, "packet", "1100 ns a packet at 1400 octets of six sessions, 1200 of one"),
     "admit": Budget("up.pyx", "admit", 5, "packet", "5 ns a packet"),
     "deliver": Budget("up.pyx", "deliver", 25, "packet",
                       "25 ns a packet at 1400 octets, most of it the checksum that must be right before segments are merged; "
@@ -30,6 +31,7 @@ BUDGETS = {
     "route": Budget("down.pyx", "route", 12, "packet",
                     "12 ns a packet, 25 ns with 60,000 sessions in random order, 50 ns when their records are in no cache at all"),
     "encap": Budget("down.pyx", "encap", 7, "packet", "7 ns a packet; a segment 8 ns and its checksum"),
+    "encrypt": Budget("encrypt.pyx", "run_ciphers", 1100, "packet", "1100 ns a packet at 1400 octets of six sessions, 1200 of one"),
     "transmit": Budget("port.pyx", "transmit", 6, "datagram",
                        "with 44 datagrams a message 6 ns a datagram, besides the kernel's part"),
 }

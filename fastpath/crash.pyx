@@ -10,7 +10,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from .packet cimport Packet
-from .stage cimport (STAGE_ADMIT, STAGE_DECAP, STAGE_DELIVER, STAGE_ENCAP, STAGE_LINK, STAGE_ORDER, STAGE_PUNT, STAGE_RING, STAGE_ROUTE,
+from .stage cimport (STAGE_ADMIT, STAGE_DECAP, STAGE_DECRYPT, STAGE_DELIVER, STAGE_ENCAP, STAGE_ENCRYPT, STAGE_LINK, STAGE_ORDER, STAGE_PUNT, STAGE_RING, STAGE_ROUTE,
                      STAGE_TRANSMIT, STAGE_WHEEL, stage_clock)
 from .sys cimport close, load_acquire64, store_release64, write
 from .table cimport CRASHES, SUSPECTS, Crash, Header, Session, Table, Tables
@@ -93,7 +93,7 @@ cdef void suspect(Table* t, Crash* c, uint32_t slot) noexcept nogil:
 
 
 cdef bint in_batch(Worker* w) noexcept nogil:
-    return w.stage in (STAGE_DECAP, STAGE_LINK, STAGE_ORDER, STAGE_ADMIT, STAGE_DELIVER, STAGE_ROUTE, STAGE_ENCAP, STAGE_RING)
+    return w.stage in (STAGE_DECAP, STAGE_LINK, STAGE_DECRYPT, STAGE_ORDER, STAGE_ADMIT, STAGE_DELIVER, STAGE_ROUTE, STAGE_ENCAP, STAGE_RING)
 
 
 cdef void record(Worker* w, int signum) noexcept nogil:
@@ -107,7 +107,7 @@ cdef void record(Worker* w, int signum) noexcept nogil:
     if in_batch(w):
         for i in range(min(w.count, <int>BATCH)):
             suspect(w.table, c, w.batch[i].slot)
-    elif w.stage == STAGE_TRANSMIT:
+    elif w.stage == STAGE_ENCRYPT or w.stage == STAGE_TRANSMIT:
         for i in range(w.out.count):
             s = w.out.segments[i].session
             if s != NULL:

@@ -13,19 +13,21 @@ from libc.string cimport memcpy, memset
 from .bytes cimport load16, load_key
 from .cut cimport Cutter, cut_begin, cut_next, finish_checksum
 from .encap cimport push_template
+from .encrypt cimport cipher_of, push_encrypted, room
 from .fragment cimport Fragmenter, fragment_begin, fragment_next
 from .icmp cimport icmp_too_big
 from .ip cimport IP4_DESTINATION, IP4_TOS, IP6_DESTINATION, TCP_HEADER, read_headers
 from .mss cimport clamp_mss
-from .packet cimport (DROP_IP, DROP_NO_ROUTE, DROP_NOT_OPEN, DROP_RING, DROP_SCOPE, DROP_SEGMENT, DROP_TOO_BIG, DROP_WIRE, FLAG_CSUM, FLAG_DF, FLAG_V6,
-                      FRAGMENTED, HANDED, PASS, TOO_BIG, Packet, Verdict)
+from .packet cimport (DROP_CLEAR, DROP_IP, DROP_NO_ROUTE, DROP_NOT_OPEN, DROP_RING, DROP_SCOPE, DROP_SEGMENT, DROP_TOO_BIG, DROP_WIRE,
+                      FLAG_CSUM, FLAG_DF, FLAG_V6, FRAGMENTED, HANDED, PASS, TOO_BIG, Packet, Verdict)
 from .port cimport count, full, push, scratch, transmit
+from .ppp cimport PPP_IP, PPP_IPV6
 from .ring cimport lend
 from .scope cimport of_link
 from .stage cimport STAGE_COLLECT, STAGE_ENCAP, STAGE_LOOP, STAGE_RING, STAGE_ROUTE, carried, enter, in_kernel, out_of_kernel
 from .sys cimport (VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, iovec, load_acquire8, load_acquire32, poison, prefetch, read,
                    unpoison, virtio_net_hdr, writev)
-from .table cimport (CONFIG_CLAMP_MSS, CONFIG_COPY_DSCP, CONFIG_IP, OPEN, TEMPLATE, Config, Session, by_address, config_of,
+from .table cimport (CONFIG_CLAMP_MSS, CONFIG_COPY_DSCP, CONFIG_ENCRYPT, CONFIG_IP, CONFIG_REQUIRE, OPEN, TEMPLATE, Config, Session, by_address, config_of,
                      prefetch_address, prefetch_down)
 from .worker cimport ARENA, ARENAS, HEADROOM, Out, Worker
 
@@ -202,6 +204,10 @@ cdef void encap(Worker* w) noexcept nogil:
         if not p.config.flags & CONFIG_IP << (p.flags & FLAG_V6 != 0):         # CONFIG_IPV6 is the bit above
             drop(w, p, DROP_NOT_OPEN)
             continue
+        if p.config.flags & (CONFIG_ENCRYPT | CONFIG_REQUIRE) and (
+                not p.config.flags & CONFIG_ENCRYPT or cipher_of(w, s, p.config, True) == NULL):
+            drop(w, p, DROP_CLEAR)
+            continue
         if p.transport == IPPROTO_TCP and p.config.flags & CONFIG_CLAMP_MSS:
             clamp_mss(p, p.config.mss)
         if segment_length(p) > p.config.mtu:
@@ -225,6 +231,11 @@ cdef inline void single(Worker* w, Packet* p) noexcept nogil:
     cdef Config* c = p.config
     cdef Session* s = p.session
     cdef uint8_t* head
+    if c.flags & CONFIG_ENCRYPT:
+        queue(w, p, outer_tos(p), room(w, p.length), 0, p.data, p.length)
+        s.tx_packets += 1
+        s.tx_bytes += p.length
+        return
     if full(w.out):
         transmit(w)
     head = push_template(p.data, s, c, p.flags & FLAG_V6, p.length)
@@ -233,12 +244,32 @@ cdef inline void single(Worker* w, Packet* p) noexcept nogil:
     s.tx_bytes += p.length
 
 
+cdef inline uint8_t* headers(Worker* w, Packet* p) noexcept nogil:
+    """Where the headers of the next segment or fragment are put, behind room for the encapsulation."""
+    if p.config.flags & CONFIG_ENCRYPT:
+        return room(w, p.config.mtu)
+    if full(w.out):
+        transmit(w)
+    return scratch(w.out) + TEMPLATE
+
+
+cdef inline void queue(Worker* w, Packet* p, uint16_t tos, uint8_t* inner, size_t length, const uint8_t* body,
+                       size_t body_length) noexcept nogil:
+    """A segment or fragment of a packet: `length` octets at `inner`, where `headers` said, and the others at `body`."""
+    cdef Session* s = p.session
+    cdef uint8_t* head
+    if p.config.flags & CONFIG_ENCRYPT:
+        push_encrypted(w, s, p.config, tos, 1, PPP_IPV6 if p.flags & FLAG_V6 else PPP_IP, inner, length, body, body_length)
+    else:
+        head = push_template(inner, s, p.config, p.flags & FLAG_V6, length + body_length)
+        push(w.out, &s.path, s, tos, 1, head, <size_t>(inner - head) + length, body, body_length)
+
+
 cdef void cut(Worker* w, Packet* p) noexcept nogil:
     """A super-packet: each segment is a header block and a stretch of payload."""
     cdef Cutter c
     cdef Session* s = p.session
     cdef uint16_t tos = outer_tos(p)
-    cdef uint8_t* head
     cdef uint8_t* inner
     cdef const uint8_t* payload
     cdef size_t length, payload_length
@@ -247,12 +278,9 @@ cdef void cut(Worker* w, Packet* p) noexcept nogil:
         drop(w, p, DROP_SEGMENT)
         return
     for k in range(n):
-        if full(w.out):
-            transmit(w)
-        inner = scratch(w.out) + TEMPLATE
+        inner = headers(w, p)
         length = cut_next(&c, inner, &payload, &payload_length)
-        head = push_template(inner, s, p.config, p.flags & FLAG_V6, length + payload_length)
-        push(w.out, &s.path, s, tos, 1, head, <size_t>(inner - head) + length, payload, payload_length)
+        queue(w, p, tos, inner, length, payload, payload_length)
         s.tx_bytes += length + payload_length
     s.tx_packets += n
 
@@ -318,18 +346,14 @@ cdef void fragments(Worker* w, Packet* p) noexcept nogil:
 cdef void send_fragments(Worker* w, Packet* p, const uint8_t* ip, size_t n) noexcept nogil:
     cdef Fragmenter f
     cdef Session* s = p.session
-    cdef uint8_t* head
     cdef uint8_t* inner
     cdef const uint8_t* payload
     cdef size_t length, payload_length
     cdef int k, pieces = fragment_begin(&f, ip, n, p.config.mtu)
     for k in range(pieces):
-        if full(w.out):
-            transmit(w)
-        inner = scratch(w.out) + TEMPLATE
+        inner = headers(w, p)
         length = fragment_next(&f, inner, &payload, &payload_length)
-        head = push_template(inner, s, p.config, False, length + payload_length)
-        push(w.out, &s.path, s, outer_tos(p), 1, head, <size_t>(inner - head) + length, payload, payload_length)
+        queue(w, p, outer_tos(p), inner, length, payload, payload_length)
         s.tx_packets += 1
         s.tx_bytes += length + payload_length
 

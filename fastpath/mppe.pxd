@@ -28,6 +28,7 @@ cdef struct Ciphers           # a worker's packets at hand, opaque
 cdef Ciphers* new_ciphers() except NULL
 cdef void free_ciphers(Ciphers* c) noexcept
 cdef void allow(Ciphers* c, uint32_t keys) noexcept nogil
+cdef void refill(Ciphers* c) noexcept nogil
 cdef void mppe_begin(Ciphers* c, CipherState* s, const CipherKeys* keys, bint sending) noexcept nogil
 cdef int mppe_encrypt(Ciphers* c, CipherState* s, const uint8_t* data, uint8_t* out, uint32_t head, uint32_t length) noexcept nogil
 cdef int mppe_decrypt(Ciphers* c, CipherState* s, uint8_t* frame, uint32_t length) noexcept nogil

@@ -2,7 +2,7 @@
 
 Work that a peer's counts may cause is bounded: a key costs 0.4 us, and what lies between the last count and this one must be
 derived. A gap may be 3,071 keys at most, larger ones are packets from behind; and all gaps of a worker share an allowance a tick
-(`allow`), of which large gaps leave a quarter to small ones.
+(`refill`), of which large gaps leave a quarter to small ones.
 """
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
@@ -50,7 +50,7 @@ cdef Ciphers* new_ciphers() except NULL:
     cdef int n
     for n in range(LANES):        # a lane without a packet runs along in its own table
         c.lanes.lanes.i[n] = c.lanes.lanes.j[n] = c.lanes.lanes.table[n]
-    allow(c, ALLOWANCE)
+    refill(c)
     return c
 
 
@@ -61,6 +61,11 @@ cdef void free_ciphers(Ciphers* c) noexcept:
 cdef void allow(Ciphers* c, uint32_t keys) noexcept nogil:
     """Of gaps, until the next call."""
     c.allowance = keys
+
+
+cdef void refill(Ciphers* c) noexcept nogil:
+    """Once a tick."""
+    allow(c, ALLOWANCE)
 
 
 cdef inline void fill(Successor* s, Chain* chain) noexcept nogil:

@@ -36,6 +36,7 @@ cpdef enum Verdict:
     DROP_PEER             # the id is another peer's or another tunnel's
     DROP_NOT_OPEN         # user data before the link is open
     DROP_SEQUENCE         # a duplicate, or later than its successor
+    DROP_CLEAR            # user data in clear where it must be encrypted
     DROP_CIPHER           # encrypted, and cannot be read
     DROP_COHERENCY        # encrypted, and packets before it were lost: nothing can be read before a flushed one
     DROP_STALE            # encrypted, and older than one that was read, or the same again

@@ -12,6 +12,7 @@ from libc.string cimport memcpy, memset
 
 from .bytes cimport load16, load32, store16, store32
 from .packet cimport DOWN, DROP_WIRE
+from .encrypt cimport run_ciphers
 from .stage cimport STAGE_TRANSMIT, Stage, enter, in_kernel, out_of_kernel
 from .sys cimport (AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, EINTR, EINVAL, EIO, EMSGSIZE,
                    IP_PKTINFO, IP_TOS, IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, IPV6_TCLASS, MSG_DONTWAIT, SOL_UDP, UDP_GRO,
@@ -300,7 +301,10 @@ cdef void transmit(Worker* w) noexcept nogil:
     cdef int starts[SEGMENTS + 1]
     cdef int first = 0, messages, done, sent, n, i
     cdef uint64_t since
-    cdef Stage before = enter(w, STAGE_TRANSMIT, out.count)      # often in the middle of another one
+    cdef Stage before = <Stage>w.stage                           # often in the middle of another one
+    if w.cipher_used:
+        run_ciphers(w)
+    enter(w, STAGE_TRANSMIT, out.count)
     while first < out.count:
         messages = fill(w, out, first, starts)
         done = 0

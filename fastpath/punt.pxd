@@ -10,6 +10,8 @@ cpdef enum PuntKind:
     PUNT_PPP = 2              # a PPP frame behind its protocol field, both ways
     PUNT_DEAD = 3             # up: a session's peer answers no echo
     PUNT_ARM = 4              # down: a session is open, start its keepalive
+    PUNT_REKEY = 5            # down: the peer sent CCP's Reset-Request, flush the next encrypted packet
+    PUNT_UNREADABLE = 6       # up: what the peer encrypts makes no sense to us
 
 cdef void prepare_punts(Worker* w) noexcept nogil
 cdef void punt_l2tp(Worker* w, const uint8_t* p, size_t n, const Path* path) noexcept nogil

@@ -8,6 +8,8 @@ class PuntKind(IntEnum):
     PUNT_PPP = 2
     PUNT_DEAD = 3
     PUNT_ARM = 4
+    PUNT_REKEY = 5
+    PUNT_UNREADABLE = 6
 
 Frame = TypeVar("Frame", bound=tuple[int, int, int, int, tuple[Any, ...] | None, bytes])
 

@@ -11,13 +11,16 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from .bytes cimport load16, store16, store32
+from .cipher cimport STATE_FLUSH, CipherState
 from .encap cimport push_tunnel
+from .encrypt cimport cipher_of, push_encrypted, room
 from .l2tp cimport L2TP_L
-from .packet cimport DROP_LENGTH, DROP_NO_SESSION, DROP_NO_TUNNEL, DROP_PUNT, DROP_RATE, DROP_SHORT, HELLO, PUNT
+from .packet cimport DROP_CLEAR, DROP_LENGTH, DROP_NO_SESSION, DROP_NO_TUNNEL, DROP_PUNT, DROP_RATE, DROP_SHORT, HELLO, PUNT
 from .port cimport count, full, push, same_peer, scratch, transmit
+from .ppp cimport PPP_COMP, PPP_IP
 from .stage cimport STAGE_LOOP, STAGE_PUNT, Stage, carried, enter, in_kernel, out_of_kernel
 from .sys cimport (EINTR, MSG_DONTWAIT, SIOCOUTQ, errno, ioctl, iovec, load_acquire8, load_acquire64, mmsghdr, recvmmsg, sendmmsg)
-from .table cimport FREE, RETIRED, TEMPLATE, Config, Path, Session, Tunnel, config_of
+from .table cimport CONFIG_ENCRYPT, CONFIG_REQUIRE, FREE, RETIRED, TEMPLATE, Config, Path, Session, Tunnel, config_of
 from .timer cimport arm
 from .worker cimport FRAME, PUNTS, SCRATCH, Out, Worker
 
@@ -218,10 +221,12 @@ cdef int punt_in(Worker* w) noexcept nogil:
 
 
 cdef void obey(Worker* w, PuntHeader* h, uint8_t* body) noexcept nogil:
-    """A PPP frame to send, or a keepalive to start."""
+    """A PPP frame to send, a keepalive to start, or a cipher that is to begin anew. What is user data (RFC 3078 section 3: protocols
+    from 0021 to 00FA) is encrypted as user data is."""
     cdef Session* s = &w.table.sessions[h.slot]
     cdef uint8_t state = load_acquire8(&s.state)
     cdef Config* c
+    cdef CipherState* cipher
     cdef uint8_t* head
     cdef uint8_t* ppp
     w.slot = h.slot
@@ -236,6 +241,15 @@ cdef void obey(Worker* w, PuntHeader* h, uint8_t* body) noexcept nogil:
             s.last_user = w.tick
         if c.keepalive:
             arm(w, h.slot, s, w.tick + c.keepalive)
+    elif h.kind == PUNT_REKEY:
+        cipher = cipher_of(w, s, c, True)
+        if cipher != NULL:
+            cipher.flags |= STATE_FLUSH
+    elif h.kind == PUNT_PPP and PPP_IP <= h.protocol < PPP_COMP and c.flags & (CONFIG_ENCRYPT | CONFIG_REQUIRE):
+        if c.flags & CONFIG_ENCRYPT:
+            push_encrypted(w, s, c, 0, 0, h.protocol, room(w, h.length), 0, body, h.length)
+        else:
+            count(w, DROP_CLEAR, 1)
     elif h.kind == PUNT_PPP:
         ppp = scratch(w.out) + TEMPLATE
         store32(ppp, 0xFF030000U | h.protocol)

@@ -6,6 +6,7 @@ from .worker cimport Listener, Worker
 cdef int up(Worker* w, Listener* l) noexcept nogil
 cdef void up_handed(Worker* w) noexcept nogil
 cdef void up_due(Worker* w) noexcept nogil
+cdef void squeeze(Worker* w) noexcept nogil
 
 cdef void decap(Worker* w, uint8_t kind) noexcept nogil
 cdef void link(Worker* w) noexcept nogil

@@ -1,9 +1,10 @@
-"""up: receive -> decap -> order -> link -> admit -> deliver, one batch at a time.
+"""up: receive -> decap -> order -> link -> decrypt -> admit -> deliver, one batch at a time.
 
 receive   datagrams into buffers, each of them a packet of the batch
 decap     L2TP or GRE header -> session, checked against its path and tunnel; control messages to control; another worker's to its ring
 order     sequenced sessions: never later than its successor
 link      PPP header -> user data of an open family goes on, echoes are dealt with, all else to control
+decrypt   what is encrypted (RFC 3078)
 admit     well-formed inner IP, own source address, ECN, MSS, counters; IPv6 of link scope to control
 deliver   consecutive segments of a flow in one write to the inner port
 """
@@ -14,24 +15,25 @@ from libc.string cimport memcpy, memset
 from .ack cimport pay_due
 from .bytes cimport load32, load_key
 from .coalesce cimport coalesce_kinds
+from .decrypt cimport decrypt
 from .gre cimport GRE_S, Gre, pull_gre
 from .ip cimport IP4_SOURCE, IP6_SOURCE, read_headers
 from .l2tp cimport L2TP_S, L2TP_T, L2tp, pull_l2tp
 from .mss cimport clamp_mss
-from .packet cimport (ACK, DROP_ECN, DROP_INNER, DROP_IP, DROP_NO_SESSION, DROP_NOT_OPEN, DROP_PEER, DROP_RING, DROP_SCOPE, DROP_SHORT,
-                      DROP_SOLICIT, DROP_SPOOF, FLAG_V6, HANDED, KIND_L2TP, KIND_PPTP, PASS, UP, Packet, Verdict, forward)
+from .packet cimport (ACK, DROP_CIPHER, DROP_CLEAR, DROP_ECN, DROP_INNER, DROP_IP, DROP_NO_SESSION, DROP_NOT_OPEN, DROP_PEER, DROP_RING,
+                      DROP_SCOPE, DROP_SHORT, DROP_SOLICIT, DROP_SPOOF, FLAG_V6, HANDED, KIND_L2TP, KIND_PPTP, PASS, UP, Packet, Verdict, forward)
 from .ecn cimport ecn_decap
 from .order cimport free_spent, order, order_due, order_rest
 from .port cimport count, receive, same_peer
-from .ppp cimport PPP_IP, PPP_IPV6, PPP_LCP, pull_ppp
+from .ppp cimport PPP_COMP, PPP_IP, PPP_IPV6, PPP_LCP, pull_ppp
 from .punt cimport punt_l2tp, punt_out, punt_ppp
 from .ring cimport lend
 from .scope cimport is_solicitation, of_link
-from .stage cimport (STAGE_ADMIT, STAGE_DECAP, STAGE_DELIVER, STAGE_LINK, STAGE_LOOP, STAGE_ORDER, STAGE_RECEIVE, STAGE_RING, carried, enter,
-                     in_kernel, out_of_kernel)
+from .stage cimport (STAGE_ADMIT, STAGE_DECAP, STAGE_DECRYPT, STAGE_DELIVER, STAGE_LINK, STAGE_LOOP, STAGE_ORDER, STAGE_RECEIVE,
+                     STAGE_RING, carried, enter, in_kernel, out_of_kernel)
 from .sys cimport iovec, load_acquire8, load_acquire32, prefetch, virtio_net_hdr, writev
-from .table cimport (CONFIG_ADMIT_ANY, CONFIG_CLAMP_MSS, CONFIG_IP, CONFIG_IPV6, FREE, OPEN, RETIRED, Config, Session,
-                     by_address, config_of, prefetch_up, slot_of)
+from .table cimport (CONFIG_ADMIT_ANY, CONFIG_CLAMP_MSS, CONFIG_DECRYPT, CONFIG_IP, CONFIG_IPV6, CONFIG_REQUIRE, FREE, OPEN, RETIRED,
+                     Config, Session, by_address, config_of, prefetch_up, slot_of)
 from .timer cimport answer_echo
 from .worker cimport BATCH, BUFFER, BUFFERS, BURST, CELL, CELLS, HEADROOM, PORT_GRE, RECEIVES, Listener, Receive, Worker
 
@@ -110,6 +112,8 @@ cdef void after_decap(Worker* w) noexcept nogil:
 cdef void after_order(Worker* w) noexcept nogil:
     enter(w, STAGE_LINK, w.count)
     link(w)
+    enter(w, STAGE_DECRYPT, w.encrypted)
+    decrypt(w)
     enter(w, STAGE_ADMIT, w.count)
     admit(w)
     enter(w, STAGE_DELIVER, w.count)
@@ -300,13 +304,18 @@ cdef void link(Worker* w) noexcept nogil:
             forward(p, at)
         s.last_rx = w.tick
         open = load_acquire8(&s.state) == OPEN
-        if p.protocol == PPP_IP and open and p.config.flags & CONFIG_IP:
+        if p.protocol == PPP_IP and open and p.config.flags & (CONFIG_IP | CONFIG_REQUIRE) == CONFIG_IP:
             continue
-        if p.protocol == PPP_IPV6 and open and p.config.flags & CONFIG_IPV6:
+        if p.protocol == PPP_IPV6 and open and p.config.flags & (CONFIG_IPV6 | CONFIG_REQUIRE) == CONFIG_IPV6:
+            continue
+        if p.protocol == PPP_COMP and open and p.config.flags & CONFIG_DECRYPT:
+            w.encrypted += 1
             continue
         dirty = True
         if p.protocol == PPP_IP or p.protocol == PPP_IPV6:
-            drop(w, p, DROP_NOT_OPEN)
+            drop(w, p, DROP_CLEAR if open and p.config.flags & CONFIG_REQUIRE else DROP_NOT_OPEN)
+        elif p.protocol == PPP_COMP:
+            drop(w, p, DROP_CIPHER if open else DROP_NOT_OPEN)
         elif p.protocol == PPP_LCP and open and answer_echo(w, p):
             p.verdict = UP
         else:

@@ -5,6 +5,7 @@ a buffer's borrowers. All memory is taken once, before the thread starts.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from .mppe cimport Ciphers
 from .packet cimport VERDICTS, Packet
 from .sys cimport iovec, mmsghdr, virtio_net_hdr
 from .table cimport TEMPLATE, Path, Session, Table, WorkerRecord
@@ -26,6 +27,7 @@ cdef enum:
     ARENA = 262144            # octets: a super-packet of 64 KiB always fits behind three others
     SEGMENTS = 1024           # datagrams of one flush
     SCRATCH = 192             # octets a header block: encapsulation, IP, TCP with options
+    CIPHER_ROOM = 524288      # octets of encrypted datagrams of one flush
     PUNTS = 128               # frames of one flush to control, or of one read from it
     ALTERNATE = 65536         # octets of a worker's stack for fatal signals
     FRAME = 2048 + 64         # the largest of them; a longer one is DROP_LENGTH
@@ -173,6 +175,11 @@ cdef struct Worker:
     uint8_t incoming_control[RECEIVES][128]
     uint8_t incoming_names[RECEIVES][32]
     Out* out
+    # encryption
+    Ciphers* ciphers
+    uint8_t* cipher_room      # CIPHER_ROOM
+    uint32_t cipher_used      # octets of it that wait in Out
+    uint32_t encrypted        # packets of the batch that link left encrypted
     PuntHeader punt_headers[PUNTS]
     iovec punt_iov[2 * PUNTS]
     mmsghdr punt_messages[PUNTS]

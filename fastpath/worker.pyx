@@ -8,6 +8,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from .ack cimport pay_all
 from .crash cimport at_work, be_careful
 from .down cimport down, down_handed
+from .mppe cimport free_ciphers, new_ciphers, refill
 from .packet cimport DROP_NO_SESSION, PASS, VERDICTS, Packet
 from .port cimport count, prepare, transmit
 from .punt cimport prepare_punts, punt_in, punt_out
@@ -49,6 +50,7 @@ cdef void tell_time(Worker* w) noexcept nogil:
     if tick != w.tick:
         w.tick = tick
         w.icmp_tokens = ICMP_A_TICK
+        refill(w.ciphers)
         w.solicit_tokens = SOLICITS_A_TICK
         be_careful(w)
         w.greet_tokens = min(w.greet_tokens + GREETS_A_TICK, <uint32_t>GREETS)
@@ -306,6 +308,8 @@ cdef class Forwarder:
             munmap(self.workers[i].wait_cells, <size_t>WAITS * CELL)
             munmap(self.workers[i].orders, PUNTS * FRAME)
             munmap(self.workers[i].alternate, ALTERNATE)
+            munmap(self.workers[i].cipher_room, CIPHER_ROOM)
+            free_ciphers(self.workers[i].ciphers)
             munmap(self.workers[i].out, sizeof(Out))
             close(self.workers[i].epoll)
             close(self.workers[i].wake)
@@ -331,6 +335,8 @@ cdef Worker* new_worker(Tables tables, int index, int workers) except NULL:
     w.out = <Out*>pages(sizeof(Out))
     w.orders = <uint8_t*>pages(PUNTS * FRAME)
     w.alternate = <uint8_t*>pages(ALTERNATE)
+    w.cipher_room = <uint8_t*>pages(CIPHER_ROOM)
+    w.ciphers = new_ciphers()
     w.cells = <uint8_t*>pages(<size_t>CELLS * CELL)
     w.waits = <Wait*>pages(WAITS * sizeof(Wait))
     w.wait_cells = <uint8_t*>pages(<size_t>WAITS * CELL)

@@ -177,6 +177,10 @@ class Bench:
         head = struct.pack("!HHH", 2, tunnel, session) + b"\xff\x03" if head is None else head
         (sock or self.peer).sendto(head + payload, self.address)
 
+    def channels_send(self, slot: int, protocol: int, payload: bytes, worker=0):
+        """A PPP frame that control wants sent."""
+        self.channels[worker].send([(punt.PuntKind.PUNT_PPP, slot, self.tables.generation(slot), protocol, None, payload)])
+
     def inner_write(self, packet: bytes, worker=0, *, flags=0, gso=0, size=0, start=0, offset=0):
         self.inner[worker].send(VNET.pack(flags, gso, 0, size, start, offset) + packet)
 
