@@ -123,10 +123,10 @@ def run(options: wires.Options) -> Rows:
     return rows
 
 
-def disturbed(rows: Rows) -> None:
+def strangers(rows: Rows) -> None:
     most = max((row.get("foreign_share") or 0 for row in rows), default=0)
     if most > FOREIGN:
-        print(f"the forwarder's core was not the bench's alone: up to {most:.0%} of it went to other processes", file=sys.stderr)
+        print(f"the machine was not the bench's alone: up to {most:.0%} of a core went to other processes", file=sys.stderr)
 
 
 def minutes(length: float) -> str:
@@ -150,7 +150,7 @@ def bench(context: typer.Context,
               f"{minutes(length)}", file=sys.stderr, flush=True)
         rows = run(options)
         show(wires.table(rows))
-        disturbed(rows)
+        strangers(rows)
         keep(json, rows, plot)
 
 
@@ -191,7 +191,7 @@ def throughput(
             [int(n) for n in split(sessions)], [int(n) for n in split(flows)], split(wire), [int(n) for n in split(workers)], split(peer),
             duration, repeat, rate, loss_threshold if loss_free else None, trial))
         show(wires.table(rows))
-        disturbed(rows)
+        strangers(rows)
         keep(json, rows, plot)
 
 
@@ -200,18 +200,20 @@ def setup(sessions: Sessions = 10000,
           tunnels: Annotated[int, typer.Option(min=1, help="That carry them.")] = 10,
           auth: Auth = "mschap2", rate: Rate = 0, window: Window = 256,
           repeat: Annotated[int, typer.Option(min=1, help="Runs, each with a new concentrator.")] = 3,
+          peer: Annotated[str, typer.Option(callback=some(("l2tpns",)), help="In turn with it: l2tpns, which knows pap and chap.")] = "",
           json: Json = None, plot: Plot = None) -> None:
     """How many sessions come up in a second, and what one costs."""
     from . import setup as bench
     with sentences():
         ready(json, plot)
-        row = bench.measure(sessions, tunnels, auth, rate, window, repeat)
-        show(bench.table([row]))
-        disturbed([{"foreign_share": row["foreign"]}])
-        if row["failed"]:
-            reason = row["samples"][0]["reason"] or "nothing was heard"
-            print(f"{row['failed']} did not come up, the first because: {reason}", file=sys.stderr)
-        keep(json, [row], plot)
+        rows = bench.measure(sessions, tunnels, auth, rate, window, repeat, split(peer), Console(stderr=True).print)
+        show(bench.table(rows))
+        strangers([{"foreign_share": row["foreign"]} for row in rows])
+        for row in rows:
+            if row["failed"]:
+                reason = row["samples"][0]["reason"] or "nothing was heard"
+                print(f"{row['subject']}: {row['failed']} did not come up, the first because: {reason}", file=sys.stderr)
+        keep(json, rows, plot)
 
 
 @app.command(epilog="Example: headrace bench idle --sessions 60000 --tunnels 60000 --minutes 2")

@@ -111,6 +111,9 @@ class Concentrator:
         """Seconds of CPU, user and system, that each role's threads have used."""
         return {role: cpu_time(pid) for role, pid in self.pids().items()}
 
+    def sessions(self) -> int:
+        return self.get("stats")["tables"]["sessions"]
+
     def memory(self) -> dict[str, int]:
         """Octets of each role: its PSS, in which what several processes share counts once."""
         return {role: pss(pid) for role, pid in self.pids().items()}

@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from .concentrator import scratch
+from .concentrator import cpu_time, scratch
 from .lab import FORWARDER, HOST, OTHERS, LabError, Namespace, carried
 from .lns import Lns
 from .subject import INSIDE, MTU, Packets
@@ -82,9 +82,23 @@ class Server:
     def roles(self) -> dict[str, list[int]]:
         return {"forwarder": [self.process.pid], "control": [self.radius.pid]}
 
+    def cpu(self) -> dict[str, float]:
+        """Seconds of CPU, user and system, of each process. The RADIUS server would be another machine's."""
+        return {"l2tpns": cpu_time(self.process.pid), "radius": cpu_time(self.radius.pid)}
+
+    def sessions(self) -> int | None:
+        """It tells nobody but who asks it by telnet."""
+        return None
+
     def stop(self) -> None:
         """The lab ends the processes."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 def found() -> tuple[str, str]:

@@ -74,5 +74,5 @@ def over_time(rows: list[Row]) -> list[Panel]:
         runs = {f"run {i + 1}": [(float(x), float(y)) for x, y in run["timeline"]]
                 for i, run in enumerate(row["samples"]) if run.get("timeline")}
         if runs:
-            panels.append(lines(f"{row['sessions']} sessions come up, {row['auth']}", "sessions", "seconds", runs))
+            panels.append(lines(f"{row['subject']}: {row['sessions']} sessions come up, {row['auth']}", "sessions", "seconds", runs))
     return panels

@@ -14,16 +14,19 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.table import Table
 
+from . import l2tpns
 from .concentrator import Concentrator
 from .lab import HOST, PEER, Lab, LabError, busy
 
-PEERS = "10.200.0.0/16"     # the generator's outer addresses
+OUTER = "10.200.0.0/16"     # the generator's outer addresses
 PATIENCE = 30.0         # seconds without another session
 FULL = 0.9              # of a core
+SERVERS = ("control", "forwarder", "l2tpns")        # processes that may fill one
 
 
 class Generator:
@@ -31,11 +34,11 @@ class Generator:
 
     def __init__(self, lab: Lab, sessions: int, tunnels: int, method: str = "mschap2", rate: float = 0, window: int = 0) -> None:
         self.side = lab.peer
-        lab.peer.run("ip", "route", "add", "local", PEERS, "dev", "lo")
-        lab.host.run("ip", "route", "add", PEERS, "via", PEER)
+        lab.peer.run("ip", "route", "add", "local", OUTER, "dev", "lo")
+        lab.host.run("ip", "route", "add", OUTER, "via", PEER)
         self.process = lab.peer.spawn(
             [sys.executable, "-m", "headrace.bench.load", "--peer", f"{HOST}:1701", "--sessions", str(sessions), "--tunnels", str(tunnels),
-             "--from", PEERS, "--auth", method, "--rate", str(rate), "--window", str(window), "--patience", str(PATIENCE)],
+             "--from", OUTER, "--auth", method, "--rate", str(rate), "--window", str(window), "--patience", str(PATIENCE)],
             None, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         if self._line() != "ready\n":
             raise LabError("the load generator did not start")
@@ -61,10 +64,16 @@ class Generator:
         self.side.processes.remove(self.process)
 
 
-def run(sessions: int, tunnels: int, method: str, rate: float, window: int, wire: str = "offload") -> dict[str, Any]:
+SUBJECTS: dict[str, Callable[[Lab, int], Concentrator | l2tpns.Server]] = {
+    "headrace": lambda lab, users: Concentrator(lab.host, users=users, concentrator={"max-sessions": max(users, 65536)}),
+    "l2tpns": lambda lab, users: l2tpns.Server(lab.host)}
+PEERS = {"l2tpns": l2tpns.found}        # each with what says that it is not installed
+
+
+def run(sessions: int, tunnels: int, method: str, rate: float, window: int, subject: str = "headrace") -> dict[str, Any]:
     """One run with a new concentrator."""
     cores = range(os.cpu_count() or 1)
-    with Lab(wire) as lab, Concentrator(lab.host, users=sessions, concentrator={"max-sessions": max(sessions, 65536)}) as concentrator:
+    with Lab() as lab, SUBJECTS[subject](lab, sessions) as concentrator:
         generator = Generator(lab, sessions, tunnels, method, rate, window)
         cpu, ticks, begun = concentrator.cpu(), [busy(core)[0] for core in cores], time.monotonic()
         load = generator.ask()
@@ -72,21 +81,29 @@ def run(sessions: int, tunnels: int, method: str, rate: float, window: int, wire
         used = {role: seconds - cpu[role] for role, seconds in concentrator.cpu().items()}
         shares = {role: seconds / elapsed for role, seconds in used.items()} | {"generator": load["cpu"] / elapsed}
         machine = sum(busy(core)[0] - before for core, before in zip(cores, ticks, strict=True)) / 1e9 / elapsed / len(cores)
-        there = concentrator.get("stats")["tables"]["sessions"]
+        there = concentrator.sessions()
         generator.stop()
     each = {role: 1e3 * seconds / load["up"] if load["up"] else None for role, seconds in (used | {"generator": load["cpu"]}).items()}
     return {
         **{key: load[key] for key in ("up", "failed", "reason", "seconds", "per_second", "timeline")}, "there": there,
         **{f"{key}_ms": milli(load[key]) for key in ("p50", "p99", "longest")},
-        "cpu_ms": 1e3 * sum(used.values()) / load["up"] if load["up"] else None, "cpu_ms_by_role": each,
+        "cpu_ms": 1e3 * sum(used[role] for role in used if role != "radius") / load["up"] if load["up"] else None, "cpu_ms_by_role": each,
         "shares": shares, "machine": machine, "foreign": max(machine - sum(shares.values()) / len(cores), 0.0),
         "bottleneck": bottleneck(shares, machine)}
 
 
-def measure(sessions: int, tunnels: int, method: str, rate: float, window: int, repeat: int) -> dict[str, Any]:
-    """So many runs as a row."""
+def measure(sessions: int, tunnels: int, method: str, rate: float, window: int, repeat: int, peers: list[str],
+            say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """So many runs of headrace, and of each peer in turn with it, as rows."""
+    for peer in peers:
+        PEERS[peer]()
     case = {"sessions": sessions, "tunnels": tunnels, "auth": method, "rate": rate, "window": window}
-    return result(case, [run(sessions, tunnels, method, rate, window) for _ in range(repeat)])
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ["headrace", *peers]}
+    for i in range(repeat):
+        for name, done in runs.items():
+            say(f"{name}: {sessions} sessions, {method} {i + 1}/{repeat}")
+            done.append(run(sessions, tunnels, method, rate, window, name))
+    return [result({"subject": name, **case}, done) for name, done in runs.items()]
 
 
 def milli(seconds: float | None) -> float | None:
@@ -95,9 +112,8 @@ def milli(seconds: float | None) -> float | None:
 
 def bottleneck(shares: dict[str, float], machine: float) -> str:
     """The process that filled a core, the concentrator's before the generator; else the cores, if they were full together."""
-    for who in ("control", "forwarder", "generator"):
-        if shares[who] >= FULL:
-            return who
+    for who in (who for who in (*SERVERS, "radius", "generator") if shares.get(who, 0) >= FULL):
+        return who
     return "cores" if machine >= FULL else "none"
 
 
@@ -112,12 +128,12 @@ def result(case: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    t = Table("sessions", "tunnels", "auth", title="sessions that come up", box=None)
+    t = Table("subject", "sessions", "tunnels", "auth", title="sessions that come up", box=None)
     for head in ("a second", "p50 ms", "p99 ms", "CPU ms each", "failed", "full"):
         t.add_column(head, justify="right")
     for r in rows:
         def number(key: str, form: str, row: dict[str, Any] = r) -> str:
             return "" if row[key] is None else format(row[key], form)
-        t.add_row(str(r["sessions"]), str(r["tunnels"]), r["auth"], number("per_second", ".0f"), number("p50_ms", ".0f"),
+        t.add_row(r["subject"], str(r["sessions"]), str(r["tunnels"]), r["auth"], number("per_second", ".0f"), number("p50_ms", ".0f"),
                   number("p99_ms", ".0f"), number("cpu_ms", ".3f"), str(r["failed"]), r["bottleneck"])
     return t

@@ -215,11 +215,12 @@ def test_axes_have_round_numbers(most: float, expected: list[float]) -> None:
 def test_throughput_sessions_and_set_up_are_drawn() -> None:
     rows = [row(210), row(4000, name="l2tpns"), row(300, case=CASE._replace(flows=10000)),
             row(330, case=CASE._replace(sessions=10000, flows=10000)), row(220, case=CASE._replace(direction="down")),
-            {"benchmark": "setup", "sessions": 1000, "auth": "pap", "samples": [{"timeline": load.timeline([n / 9 for n in range(1000)])}]}]
+            {"benchmark": "setup", "subject": "l2tpns", "sessions": 1000, "auth": "pap",
+             "samples": [{"timeline": load.timeline([n / 9 for n in range(1000)])}]}]
     page = parsed(plot.draw(rows))
     texts = [t.text or "" for t in page.iter(f"{SVG}text")]
     assert {"cost, l2tp up, offload wire", "rate, l2tp up, offload wire", "cost, l2tp down, offload wire", "null tunnel", "headrace",
-            "l2tpns", "l2tp 64 up, offload wire", "10000 flows", "1000 sessions come up, pap", "run 1"} <= set(texts)
+            "l2tpns", "l2tp 64 up, offload wire", "10000 flows", "l2tpns: 1000 sessions come up, pap", "run 1"} <= set(texts)
     assert len(list(page.iter(f"{SVG}g"))) == 6
     assert len(list(page.iter(f"{SVG}polyline"))) == 3
 

@@ -27,7 +27,7 @@ def results(tmp_path: Path) -> Path:
     for name, rows in {"wire": [throughput.result("headrace", case, runs, None), throughput.result("headrace", small, runs, 1e6)],
                        "offload": [throughput.result("headrace", case, runs, None), throughput.result("offload-none", case, runs, None)],
                        "kernels": kernels.summary(report),
-                       "setup": [setup.result({"sessions": 10000, "tunnels": 10, "auth": "mschap2"}, [came])],
+                       "setup": [setup.result({"subject": "headrace", "sessions": 10000, "tunnels": 10, "auth": "mschap2"}, [came])],
                        "idle": [idle], "idle-tunnels": [idle | {"tunnels": 60000}]}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps({
             "machine": {"cpu": "A CPU", "cores": 2, "architecture": "x86_64"}, "kernel": "6.1", "commit": "0123456789abcdef+",
