@@ -12,7 +12,7 @@ ROOT = [ -z "$(SUDO)" ] || command -v sudo >/dev/null || { echo "this needs root
 INSTALL = command -v apt-get >/dev/null || { echo "this needs what Debian calls $$missing" >&2; exit 1; }; \
 	$(ROOT); echo "installing $$missing"; $(APT) update >/dev/null && $(APT) install -y --no-install-recommends $$missing >/dev/null
 
-.PHONY: build run test bench lint sanitize packages root clean
+.PHONY: build run test bench figures lint sanitize packages root clean
 build: $(VENV)/.built
 
 # The interpreter's headers and venv are packages of their own on Debian; everything else comes from PyPI.
@@ -37,6 +37,21 @@ test: build packages
 
 bench: build packages
 	$(SUDO) $(BIN)/headrace bench $(BENCH_ARGS)
+
+# All published figures, and README.md's tables and pictures from them: about half an hour, with nothing else on the machine.
+MEASURE = cd bench/results && $(SUDO) $(abspath $(BIN))/headrace bench
+figures: build packages
+	$(MEASURE) throughput --size 64,imix --duration 1 --json wire.json
+	$(MEASURE) throughput --size 64 --duration 1 --repeat 5 --peer l2tpns,wireguard-go,openvpn --json peers.json
+	$(MEASURE) throughput --traffic tcp --duration 1 --peer offload-none --json offload.json
+	$(MEASURE) throughput --traffic udp --size 64 --sessions 1,10000,60000 --flows 10000,60000 --wire offload --duration 1 --json sessions.json
+	$(MEASURE) setup --json setup.json
+	$(MEASURE) setup --window 0 --json setup-instant.json
+	$(MEASURE) setup --auth pap --peer l2tpns --json setup-pap.json
+	$(MEASURE) idle --minutes 2 --json idle.json
+	$(MEASURE) idle --tunnels 60000 --minutes 2 --json idle-tunnels.json
+	$(MEASURE) kernels --json kernels.json
+	$(BIN)/python -m headrace.bench.readme
 
 lint: build
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@ progress and files."""
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -105,22 +106,32 @@ def show(table: Any) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def run(options: wires.Options) -> Rows:
-    """Rows of the wires, with a bar where there is a terminal."""
-    pin()
+def run(options: wires.Options, json: Path | None, plot: Path | None, kept: Rows | None = None) -> None:
+    """The wires: a bar where there is a terminal, then a table and the files; what was measured before a signal, too. `kept` are
+    rows of other benchmarks that go into the same files."""
     rows: Rows = []
     console = Console(stderr=True)
-    if not console.is_terminal:
-        rows.extend(wires.measure(options, lambda what: print(what, file=sys.stderr, flush=True)))
-        return rows
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
-                  transient=True) as progress:
-        task = progress.add_task("", total=wires.count(options))
+    cores = os.sched_getaffinity(0)
+    pin()
+    try:
+        if not console.is_terminal:
+            for row in wires.measure(options, lambda what: print(what, file=sys.stderr, flush=True)):
+                rows.append(row)
+            return
+        with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console,
+                      transient=True) as progress:
+            task = progress.add_task("", total=wires.count(options))
 
-        def say(what: str) -> None:
-            progress.update(task, description=what, advance=0 if not progress.tasks[0].description or "loss-free" in what else 1)
-        rows.extend(wires.measure(options, say))
-    return rows
+            def say(what: str) -> None:
+                progress.update(task, description=what, advance=0 if not progress.tasks[0].description or "loss-free" in what else 1)
+            for row in wires.measure(options, say):
+                rows.append(row)
+    finally:
+        os.sched_setaffinity(0, cores)
+        if rows:
+            show(wires.table(rows))
+            strangers(rows)
+            keep(json, rows + (kept or []), plot)
 
 
 def strangers(rows: Rows) -> None:
@@ -148,10 +159,22 @@ def bench(context: typer.Context,
         length = wires.seconds(options)
         print(f"{sum(1 for _ in wires.cases(options))} cases, {options.repeat} runs of {options.duration:g} s each; this takes about "
               f"{minutes(length)}", file=sys.stderr, flush=True)
-        rows = run(options)
-        show(wires.table(rows))
-        strangers(rows)
-        keep(json, rows, plot)
+        run(options, json, plot, everything() if full else None)
+
+
+def everything() -> Rows:
+    """What --full runs beside the wires: set-up, idle sessions and kernels as their commands have them."""
+    from . import idle as quiet
+    from . import kernels as stages
+    from . import setup as coming
+    say = Console(stderr=True).print
+    rows = coming.measure(10000, 10, "mschap2", 0, 256, 3, [], say)
+    show(coming.table(rows))
+    idle = [quiet.run(60000, 60, "mschap2", 0, 256, 300, "30s", say)]
+    show(quiet.table(idle))
+    memory = stages.report()
+    show(stages.tabled(memory))
+    return rows + idle + memory
 
 
 def chosen(full: bool, protocols: list[str], peers: list[str]) -> wires.Options:
@@ -186,13 +209,10 @@ def throughput(
     """Packets through a forwarder: cost, rate and loss beside the null tunnel."""
     with sentences():
         ready(json, plot)
-        rows = run(wires.Options(
+        run(wires.Options(
             split(protocol), split(traffic), [s if s == "imix" else int(s) for s in split(size)], split(direction),
             [int(n) for n in split(sessions)], [int(n) for n in split(flows)], split(wire), [int(n) for n in split(workers)], split(peer),
-            duration, repeat, rate, loss_threshold if loss_free else None, trial))
-        show(wires.table(rows))
-        strangers(rows)
-        keep(json, rows, plot)
+            duration, repeat, rate, loss_threshold if loss_free else None, trial), json, plot)
 
 
 @app.command(epilog="Example: headrace bench setup --sessions 10000 --auth pap --json setup.json")

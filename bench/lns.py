@@ -12,7 +12,7 @@ import threading
 from ..control.ppp import LinkSettings
 from .concentrator import password, user
 from .dial import Lac
-from .lab import HOST, OTHERS, PEER, Lab, LabError
+from .lab import FORWARDER, HOST, OTHERS, PEER, Lab, LabError
 from .lac import DataPlane
 from .port import merge, open_tun
 from .subject import GSO_MAX_SIZE, MTU, Far, Subject
@@ -38,7 +38,12 @@ class Lns(Subject):
             wire.bind((PEER, PORT))
         link = LinkSettings(mru=MTU, mtu=MTU, authentication=(self.authentication,), user=user(0), password=password(0))
         self._lac = Lac(wire, (HOST, PORT), link)
-        self._sessions = self._lac.dial(sessions)
+        here = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {FORWARDER, OTHERS})        # the forwarder has nothing to do yet
+        try:
+            self._sessions = self._lac.dial(sessions)
+        finally:
+            os.sched_setaffinity(0, here)
         merge(wire)
         return self._lac
 

@@ -1,6 +1,6 @@
 """The measured tables of README.md, made from what the benches wrote: `python -m headrace.bench.readme`.
 
-    bench/results/*.json, as SECTIONS names them  ->  Markdown between two markers of README.md
+    bench/results/*.json, as SECTIONS and PICTURES name them  ->  bench/results/*.svg, and Markdown between two markers of README.md
 
 A file that is missing or lacks a figure is an error: the tables are whole, or README.md stays as it is.
 """
@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from .plot import draw
 
 TREE = Path(__file__).resolve().parents[1]
 README, RESULTS = TREE / "README.md", TREE / "bench" / "results"
@@ -25,8 +27,8 @@ class ResultError(Exception):
 
 
 class Section(NamedTuple):
-    """One file's table: which of its rows, and a column each with its heading and the cell for a row."""
-    file: str
+    """A table: of these files which rows, and a column each with its heading and the cell for a row."""
+    files: tuple[str, ...]
     title: str
     wanted: Callable[[Row], bool]
     columns: dict[str, Callable[[Row], str]]
@@ -54,25 +56,34 @@ def compared(other: str, cost: str, key: str) -> dict[str, Callable[[Row], str]]
         "Gbit/s": lambda r: f"{r['gbit_s']:.2f}", "what was full": lambda r: r["bottleneck"]}
 
 
+PEERS = ("l2tpns", "wireguard-go", "openvpn")
 IDLE: dict[str, Callable[[Row], str]] = {
     "sessions": lambda r: str(r["sessions"]), "tunnels": lambda r: str(r["tunnels"]), "minutes": lambda r: f"{r['seconds'] / 60:.0f}",
     "MiB": lambda r: f"{r['memory_mib']:.0f}", "octets a session": lambda r: f"{r['octets_a_session']:.0f}",
     "of a core": lambda r: f"{r['cpu_share']:.1%}", "echoes": lambda r: str(r["echoes"]), "lost": lambda r: str(r["lost"])}
 
 SECTIONS = [
-    Section("wire.json", "Beside the null tunnel", lambda r: r["subject"] == "headrace",
+    Section(("wire.json",), "Beside the null tunnel", lambda r: r["subject"] == "headrace",
             compared("null tunnel's", "null_cost_ns", "ratio")),
-    Section("offload.json", "Without offloads, beside headrace with them", lambda r: r["subject"] == "offload-none",
+    Section(("peers.json",), "Other forwarders beside headrace", lambda r: r["subject"] in PEERS,
+            {"forwarder": lambda r: r["subject"], **compared("headrace's", "headrace_cost_ns", "to_headrace")}),
+    Section(("offload.json",), "Without offloads, beside headrace with them", lambda r: r["subject"] == "offload-none",
             compared("with offloads", "headrace_cost_ns", "to_headrace")),
-    Section("kernels.json", "The stages in memory, in batches of 64", lambda r: r.get("batch", 64) == 64 and r.get("size", "64") == "64", {
+    Section(("sessions.json",), "Many sessions, one packet of each in turn", lambda r: r["subject"] == "headrace", {
+        "octets": lambda r: str(r["size"]), "sessions": lambda r: str(r["sessions"]), "flows": lambda r: str(r["flows"]),
+        "direction": lambda r: r["direction"], "wire": lambda r: r["wire"], "ns a packet": lambda r: f"{r['cost_ns']:.0f}",
+        "null tunnel's": lambda r: f"{r['null_cost_ns']:.0f}", "ratio": ratio("ratio")}),
+    Section(("kernels.json",), "The stages in memory, in batches of 64",
+            lambda r: r.get("batch", 64) == 64 and r.get("size", "64") == "64", {
         "stages": lambda r: r["kernel"], "octets": lambda r: str(r.get("size", "")), "sessions": lambda r: str(r.get("spread", "")),
         "ns a packet": lambda r: f"{r['ns']:.1f}"}),
-    Section("setup.json", "Sessions coming up", lambda r: r["benchmark"] == "setup", {
-        "sessions": lambda r: str(r["sessions"]), "tunnels": lambda r: str(r["tunnels"]), "authentication": lambda r: r["auth"],
-        "a second": lambda r: f"{r['per_second']:.0f}", "p50 ms": lambda r: f"{r['p50_ms']:.0f}", "p99 ms": lambda r: f"{r['p99_ms']:.0f}",
-        "CPU ms each": lambda r: f"{r['cpu_ms']:.2f}", "failed": lambda r: str(r["failed"]), "what was full": lambda r: r["bottleneck"]}),
-    Section("idle.json", "Many sessions in few tunnels, keepalive only", lambda r: r["benchmark"] == "idle", IDLE),
-    Section("idle-tunnels.json", "As many tunnels as sessions, keepalive only", lambda r: r["benchmark"] == "idle", IDLE),
+    Section(("setup.json", "setup-instant.json", "setup-pap.json"), "Sessions coming up", lambda r: r["benchmark"] == "setup", {
+        "server": lambda r: r["subject"], "at once": lambda r: str(r["window"] or "all"), "sessions": lambda r: str(r["sessions"]),
+        "tunnels": lambda r: str(r["tunnels"]), "authentication": lambda r: r["auth"], "a second": lambda r: f"{r['per_second']:.0f}",
+        "p50 ms": lambda r: f"{r['p50_ms']:.0f}", "p99 ms": lambda r: f"{r['p99_ms']:.0f}", "CPU ms each": lambda r: f"{r['cpu_ms']:.2f}",
+        "failed": lambda r: str(r["failed"]), "what was full": lambda r: r["bottleneck"]}),
+    Section(("idle.json",), "Many sessions in few tunnels, keepalive only", lambda r: r["benchmark"] == "idle", IDLE),
+    Section(("idle-tunnels.json",), "As many tunnels as sessions, keepalive only", lambda r: r["benchmark"] == "idle", IDLE),
 ]
 
 
@@ -85,24 +96,44 @@ def read(path: Path) -> dict[str, Any]:
         raise ResultError(f"{path} is not JSON: {error}")
 
 
+# Picture -> the files whose rows it shows, and what it is called.
+PICTURES = {"wire.svg": (("peers.json",), "cost and rate by kind of packet"),
+            "sessions.svg": (("sessions.json",), "cost over the number of sessions"),
+            "setup.svg": (("setup.json", "setup-pap.json"), "sessions that are up over time")}
+
+
 def render(results: Path = RESULTS) -> str:
-    """All sections as Markdown."""
-    return "\n".join(section(s, results / s.file) for s in SECTIONS)
+    """All pictures and sections as Markdown."""
+    pictures = "".join(f"![{title}](bench/results/{name})\n" for name, (_, title) in PICTURES.items())
+    return "\n".join([pictures, *(section(s, [results / file for file in s.files]) for s in SECTIONS)])
 
 
-def section(s: Section, path: Path) -> str:
-    record = read(path)
-    try:
-        cells = [[cell(row) for cell in s.columns.values()] for row in record["results"] if s.wanted(row)]
-        machine, kernel, commit, command = (record[key] for key in ("machine", "kernel", "commit", "command"))
-        tree = f"commit {commit[:12]}{' with changes' if commit.endswith('+') else ''}" if commit else "no commit"
-        where = f"{machine['cpu']}, {machine['cores']} cores, Linux {kernel}, {tree}: `{' '.join(command)}`"
-    except KeyError as error:
-        raise ResultError(f"{path} has no {error}: it is of another version of the bench")
-    if not cells:
-        raise ResultError(f"{path} has no row for the table \"{s.title}\"")
+def pictures(results: Path = RESULTS) -> dict[str, str]:
+    """Name -> SVG."""
+    return {name: draw([row for file in files for row in read(results / file)["results"]]) for name, (files, _) in PICTURES.items()}
+
+
+def section(s: Section, paths: list[Path]) -> str:
+    cells, sources = [], []
+    for path in paths:
+        record = read(path)
+        try:
+            found = [[cell(row) for cell in s.columns.values()] for row in record["results"] if s.wanted(row)]
+            sources.append(source(record))
+        except KeyError as error:
+            raise ResultError(f"{path} has no {error}: it is of another version of the bench")
+        if not found:
+            raise ResultError(f"{path} has no row for the table \"{s.title}\"")
+        cells += found
     lines = [list(s.columns), ["---"] * len(s.columns), *cells]
-    return f"**{s.title}**\n\n" + "".join("| " + " | ".join(line) + " |\n" for line in lines) + f"\n{where}\n"
+    return f"**{s.title}**\n\n" + "".join("| " + " | ".join(line) + " |\n" for line in lines) + "\n" + "\n\n".join(sources) + "\n"
+
+
+def source(record: Row) -> str:
+    """Where figures come from."""
+    machine, kernel, commit, command = (record[key] for key in ("machine", "kernel", "commit", "command"))
+    tree = f"commit {commit[:12]}{' with changes' if commit.endswith('+') else ''}" if commit else "no commit"
+    return f"{machine['cpu']}, {machine['cores']} cores, Linux {kernel}, {tree}: `{' '.join(command)}`"
 
 
 def measured(readme: str) -> tuple[str, str, str]:
@@ -117,7 +148,10 @@ def measured(readme: str) -> tuple[str, str, str]:
 def main() -> int:
     try:
         before, _, behind = measured(README.read_text())
-        README.write_text(before + render() + behind)
+        text, drawn = before + render() + behind, pictures()
+        README.write_text(text)
+        for name, svg in drawn.items():
+            (RESULTS / name).write_text(svg)
     except ResultError as error:
         print(f"headrace.bench.readme: {error}", file=sys.stderr)
         return 1

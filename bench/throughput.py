@@ -206,12 +206,12 @@ def kind(row: dict[str, Any]) -> str:
 
 def table(rows: list[dict[str, Any]]) -> Table:
     t = Table("subject", "traffic", "direction", "wire", title="ns of the forwarder's core an inner packet", box=None)
-    for head in ("cost", "null", "ratio", "interval", "Gbit/s", "kpps", "loss", "loss-free kpps", "full"):
+    for head in ("cost", "null", "ratio", "Gbit/s", "kpps", "loss", "p99 us", "loss-free", "full"):
         t.add_column(head, justify="right")
     for r in rows:
         subject = f"{r['subject']} {r['protocol']}" + (f" x{r['workers']}" if r["workers"] > 1 else "")
-        t.add_row(subject, kind(r), r["direction"], r["wire"], f"{r['cost_ns']:.0f}", f"{r['null_cost_ns']:.0f}", f"{r['ratio']:.3f}",
-                  "{:.2f}-{:.2f}".format(*r["ratio_interval"]), f"{r['gbit_s']:.2f}", f"{r['pps'] / 1e3:.0f}",
-                  "" if r["loss"] is None else f"{r['loss']:.1%}",
+        t.add_row(subject, kind(r), r["direction"], r["wire"], f"{r['cost_ns']:.0f}", f"{r['null_cost_ns']:.0f}",
+                  "{:.3f} ({:.2f}-{:.2f})".format(r["ratio"], *r["ratio_interval"]), f"{r['gbit_s']:.2f}", f"{r['pps'] / 1e3:.0f}",
+                  "" if r["loss"] is None else f"{r['loss']:.1%}", f"{r['latency_us']['p99']:.0f}" if r["latency_us"] else "",
                   f"{r['loss_free']['pps'] / 1e3:.0f}" if "loss_free" in r else "", r["bottleneck"])
     return t

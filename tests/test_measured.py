@@ -21,13 +21,20 @@ def results(tmp_path: Path) -> Path:
     report = {"benchmarks": [{"name": "test_up[10-64-64]", "params": {"size": size, "batch": 64, "spread": "10"},
                               "extra_info": {"packets": 64}, "stats": {"data": [64 * 30e-9]}} for size in ("64", "512")]}
     came = {"failed": 0, "per_second": 900.4, "p50_ms": 20.0, "p99_ms": 71.0, "longest_ms": 90.0, "cpu_ms": 0.512, "foreign": 0.0,
-            "bottleneck": "cores"}
+            "bottleneck": "cores", "timeline": [(0.0, 0), (1.5, 5000), (2.9, 10000)]}
     idle = {"benchmark": "idle", "sessions": 60000, "tunnels": 60, "seconds": 300.2, "memory_mib": 800.0, "octets_a_session": 9000.0,
             "cpu_share": 0.031, "echoes": 600000, "lost": 0}
+    peer = {**runs, "l2tpns": [RUN._replace(cost_ns=2100.0)] * 7}
+    crowd = small._replace(sessions=10000, flows=10000)
+    one = {"subject": "headrace", "sessions": 10000, "tunnels": 10, "auth": "mschap2", "window": 256}
     for name, rows in {"wire": [throughput.result("headrace", case, runs, None), throughput.result("headrace", small, runs, 1e6)],
                        "offload": [throughput.result("headrace", case, runs, None), throughput.result("offload-none", case, runs, None)],
+                       "peers": [throughput.result(name, case, peer, None) for name in ("headrace", "l2tpns")],
+                       "sessions": [throughput.result("headrace", c, runs, 1e6) for c in (crowd._replace(sessions=1), crowd)],
                        "kernels": kernels.summary(report),
-                       "setup": [setup.result({"subject": "headrace", "sessions": 10000, "tunnels": 10, "auth": "mschap2"}, [came])],
+                       "setup": [setup.result(one, [came])], "setup-instant": [setup.result(one | {"window": 0}, [came])],
+                       "setup-pap": [setup.result(one | {"auth": "pap"}, [came]),
+                                     setup.result(one | {"auth": "pap", "subject": "l2tpns"}, [came | {"cpu_ms": 0.2}])],
                        "idle": [idle], "idle-tunnels": [idle | {"tunnels": 60000}]}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps({
             "machine": {"cpu": "A CPU", "cores": 2, "architecture": "x86_64"}, "kernel": "6.1", "commit": "0123456789abcdef+",
@@ -41,8 +48,16 @@ def test_readme_has_the_tables_that_the_results_make():
     assert tables == (readme.render() if readme.RESULTS.exists() else readme.NOTHING)
 
 
+def test_the_pictures_are_what_the_results_make():
+    assert {name: (readme.RESULTS / name).read_text() for name in readme.PICTURES} == readme.pictures()
+
+
 def test_tables(results):
     assert readme.render(results) == """\
+![cost and rate by kind of packet](bench/results/wire.svg)
+![cost over the number of sessions](bench/results/sessions.svg)
+![sessions that are up over time](bench/results/setup.svg)
+
 **Beside the null tunnel**
 
 | traffic | direction | wire | ns a packet | null tunnel's | ratio | Gbit/s | what was full |
@@ -52,6 +67,14 @@ def test_tables(results):
 
 A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `headrace bench wire`
 
+**Other forwarders beside headrace**
+
+| forwarder | traffic | direction | wire | ns a packet | headrace's | ratio | Gbit/s | what was full |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| l2tpns | TCP, one stream, 1400 octets | up | offload | 2100 | 210 | 10.00 (10.00 to 10.00) | 7.50 | sink |
+
+A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `headrace bench peers`
+
 **Without offloads, beside headrace with them**
 
 | traffic | direction | wire | ns a packet | with offloads | ratio | Gbit/s | what was full |
@@ -59,6 +82,15 @@ A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `headrace bench wir
 | TCP, one stream, 1400 octets | up | offload | 1050 | 210 | 5.00 (5.00 to 5.00) | 7.50 | sink |
 
 A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `headrace bench offload`
+
+**Many sessions, one packet of each in turn**
+
+| octets | sessions | flows | direction | wire | ns a packet | null tunnel's | ratio |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+| 64 | 1 | 10000 | down | plain | 210 | 200 | 1.05 (1.05 to 1.05) |
+| 64 | 10000 | 10000 | down | plain | 210 | 200 | 1.05 (1.05 to 1.05) |
+
+A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `headrace bench sessions`
 
 **The stages in memory, in batches of 64**
 
@@ -70,11 +102,18 @@ A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `headrace bench ker
 
 **Sessions coming up**
 
-| sessions | tunnels | authentication | a second | p50 ms | p99 ms | CPU ms each | failed | what was full |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |
-| 10000 | 10 | mschap2 | 900 | 20 | 71 | 0.51 | 0 | cores |
+| server | at once | sessions | tunnels | authentication | a second | p50 ms | p99 ms | CPU ms each | failed | what was full |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| headrace | 256 | 10000 | 10 | mschap2 | 900 | 20 | 71 | 0.51 | 0 | cores |
+| headrace | all | 10000 | 10 | mschap2 | 900 | 20 | 71 | 0.51 | 0 | cores |
+| headrace | 256 | 10000 | 10 | pap | 900 | 20 | 71 | 0.51 | 0 | cores |
+| l2tpns | 256 | 10000 | 10 | pap | 900 | 20 | 71 | 0.20 | 0 | cores |
 
 A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `headrace bench setup`
+
+A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `headrace bench setup-instant`
+
+A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `headrace bench setup-pap`
 
 **Many sessions in few tunnels, keepalive only**
 
@@ -94,7 +133,8 @@ A CPU, 2 cores, Linux 6.1, commit 0123456789ab with changes: `headrace bench idl
 """
 
 
-@pytest.mark.parametrize("name", ["wire", "offload", "kernels", "setup", "idle", "idle-tunnels"])
+@pytest.mark.parametrize("name", ["wire", "peers", "offload", "sessions", "kernels", "setup", "setup-instant", "setup-pap",
+                                  "idle", "idle-tunnels"])
 def test_a_missing_file_is_an_error(results, name):
     (results / f"{name}.json").unlink()
     with pytest.raises(ResultError, match=f"{name}.json is missing"):
@@ -117,9 +157,12 @@ def test_only_what_is_between_the_markers_changes(results, tmp_path, monkeypatch
     page = tmp_path / "README.md"
     page.write_text(f"before\n{readme.BEGIN}old\n{readme.END}behind\n")
     monkeypatch.setattr(readme, "README", page)
-    monkeypatch.setattr(readme.render, "__defaults__", (results,))
+    monkeypatch.setattr(readme, "RESULTS", results)
+    for function in (readme.render, readme.pictures):
+        monkeypatch.setattr(function, "__defaults__", (results,))
     assert readme.main() == 0
+    assert {path.name: path.read_text() for path in results.glob("*.svg")} == readme.pictures()
     assert page.read_text() == f"before\n{readme.BEGIN}{readme.render(results)}{readme.END}behind\n"
     (results / "wire.json").unlink()
     assert readme.main() == 1 and "wire.json is missing" in capsys.readouterr().err
-    assert page.read_text().startswith(f"before\n{readme.BEGIN}**Beside")
+    assert page.read_text().startswith(f"before\n{readme.BEGIN}![cost")
