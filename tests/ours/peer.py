@@ -108,11 +108,18 @@ class Peer:
             if now > deadline:
                 raise TookTooLong(f"not within {seconds} s: {what}; tunnels that ended: {self.ended}; links: "
                                   f"{[(c.user, c.down) for c in self.callers.values() if c.down]}")
-            select.select(self.sources, [], [], 0.02)
+            self.wait(20)
+
+    def wait(self, milliseconds: int) -> bool:
+        """Whether something arrives so soon."""
+        poll = select.poll()
+        for source in self.sources:
+            poll.register(source, select.POLLIN)
+        return bool(poll.poll(milliseconds))
 
     def settle(self) -> None:
         """Take all that has arrived."""
-        self.until("what has arrived is taken", lambda: not select.select(self.sources, [], [], 0)[0])
+        self.until("what has arrived is taken", lambda: not self.wait(0))
 
     @staticmethod
     def octets(address: str) -> bytes:
