@@ -22,8 +22,8 @@ cdef extern from * nogil:
 
 
 cdef int tx_send(TxRing* r, int interface, uint16_t protocol) noexcept nogil:
-    """Send what was marked, all of it through one interface; how many frames are still to be sent: 0, unless the device or the
-    socket's buffer is full, when another call goes on. -1: there is no such interface, or it is down."""
+    """Send what was marked, all of it through one interface; how many frames may still be to be sent: 0, unless the device or the
+    socket's buffer is full, when another call goes on. -1: there is no such interface, or it is down, and they are lost."""
     cdef sockaddr_ll to
     if r.marked == 0:
         return 0
@@ -36,9 +36,23 @@ cdef int tx_send(TxRing* r, int interface, uint16_t protocol) noexcept nogil:
             continue
         if errno in (EAGAIN, ENOBUFS):
             return <int>r.marked
+        take_back(r)
         return -1
     r.marked = 0
     return 0
+
+
+cdef void take_back(TxRing* r) noexcept nogil:
+    """Nothing is marked any more: what could not be sent through one interface must not leave through the next."""
+    cdef tpacket2_hdr* h
+    while r.marked:
+        h = <tpacket2_hdr*>(r.slots + <size_t>((r.next + FRAMES - 1) % FRAMES) * FRAME)
+        if load_acquire32(&h.tp_status) != TP_STATUS_SEND_REQUEST:
+            break               # this one left, and those before it
+        store_release32(&h.tp_status, TP_STATUS_AVAILABLE)
+        r.next = (r.next + FRAMES - 1) % FRAMES
+        r.marked -= 1
+    r.marked = 0
 
 
 cdef bint rx_next(RxRing* r, Frame* f) noexcept nogil:

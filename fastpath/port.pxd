@@ -7,7 +7,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 from .checksum cimport word64
-from .packet cimport Verdict
+from .packet cimport DOWN, DROP_WIRE, Verdict
 from .sys cimport iovec
 from .table cimport Path, Session
 from .worker cimport SCRATCH, SEGMENTS, Listener, Out, Segment, Worker
@@ -55,6 +55,15 @@ cdef inline bint same_path(const Path* a, const Path* b) noexcept nogil:
 
 cdef inline bint same_peer(const Path* a, const Path* b) noexcept nogil:
     return word64(a.peer) == word64(b.peer) and word64(a.peer + 8) == word64(b.peer + 8) and a.peer_port == b.peer_port
+
+
+cdef inline void counted(Worker* w, const Segment* s, int n, bint sent) noexcept nogil:
+    """What became of the n datagrams from s on."""
+    cdef int i
+    cdef uint64_t packets = 0
+    for i in range(n):
+        packets += s[i].packets
+    count(w, DOWN if sent else DROP_WIRE, packets)
 
 
 cdef int receive(Worker* w, Listener* l) noexcept nogil

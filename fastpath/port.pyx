@@ -11,8 +11,8 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from .bytes cimport load16, load32, store16, store32
-from .packet cimport DOWN, DROP_WIRE
 from .encrypt cimport run_ciphers
+from .nexthop cimport has_hop, transmit_framed
 from .stage cimport STAGE_TRANSMIT, Stage, enter, in_kernel, out_of_kernel
 from .sys cimport (AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, EINTR, EINVAL, EIO, EMSGSIZE,
                    IP_PKTINFO, IP_TOS, IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, IPV6_TCLASS, MSG_DONTWAIT, SOL_UDP, UDP_GRO,
@@ -248,14 +248,6 @@ cdef int group(Worker* w, const Segment* s, int n) noexcept nogil:
     return k
 
 
-cdef void counted(Worker* w, const Segment* s, int n, bint sent) noexcept nogil:
-    cdef int i
-    cdef uint64_t packets = 0
-    for i in range(n):
-        packets += s[i].packets
-    count(w, DOWN if sent else DROP_WIRE, packets)
-
-
 cdef void send_singly(Worker* w, Out* out, const Segment* s, int n) noexcept nogil:
     """The n datagrams from s on, each in a message of its own, without UDP_SEGMENT."""
     cdef int i, sent, done = 0
@@ -282,8 +274,11 @@ cdef int fill(Worker* w, Out* out, int first, int* starts) noexcept nogil:
     cdef int i = first, k, messages = 0
     cdef Segment* s
     cdef uint8_t port = out.segments[first].path.port
+    cdef bint framed = w.bypass and w.listener[port].kind == PORT_GRE
     while i < out.count and out.segments[i].path.port == port:
         s = &out.segments[i]
+        if framed and i > first and has_hop(s):
+            break
         k = group(w, s, out.count - i)
         address_message(w, out, messages, s, <uint16_t>s.size if k > 1 else 0)
         out.messages[messages].msg_hdr.msg_iov = &out.iov[s.iov]
@@ -306,6 +301,11 @@ cdef void transmit(Worker* w) noexcept nogil:
         run_ciphers(w)
     enter(w, STAGE_TRANSMIT, out.count)
     while first < out.count:
+        if w.bypass and w.listener[out.segments[first].path.port].kind == PORT_GRE:
+            n = transmit_framed(w, out, first)
+            if n > first:
+                first = n
+                continue
         messages = fill(w, out, first, starts)
         done = 0
         while done < messages:

@@ -27,7 +27,6 @@ from .worker cimport FRAME, PUNTS, SCRATCH, Out, Worker
 assert sizeof(PuntHeader) == 64
 
 cdef enum:
-    STALE_NS = 2000000000     # control's heartbeat comes every 500 ms
     ZLB = 12                  # octets of a zero-length body message
 
 
@@ -66,8 +65,7 @@ cdef PuntHeader* queue(Worker* w, uint8_t kind, const uint8_t* p, size_t n) noex
 cdef void punt_l2tp(Worker* w, const uint8_t* p, size_t n, const Path* path) noexcept nogil:
     """An L2TP control message; a HELLO is acknowledged here while control is away. What nobody authenticated reaches control at a
     bounded rate, and for tunnels that there are."""
-    # signed: the heartbeat may be younger than this pass
-    if <int64_t>(w.now_ns - load_acquire64(&w.table.header.heartbeat)) > STALE_NS and acknowledge_hello(w, p, n, path):
+    if not control_lives(w) and acknowledge_hello(w, p, n, path):
         return
     cdef uint16_t tunnel
     if n < 6:

@@ -1,6 +1,7 @@
 """The tables file: everything that control and the workers share, mapped by both.
 
-    Header | sessions[banks << 16] | addresses[2][capacity] | tunnels[65536] | used[banks << 10] | ciphers[banks << 16] | workers[n]
+    Header | sessions[banks << 16] | addresses[2][capacity] | tunnels[65536] | used[banks << 10] | ciphers[banks << 16] | nexthops[4096]
+        | workers[n]
 
 Every field has one writer, named at its cache line. A record is filled, then published by a release
 store of its state; workers read that state with acquire. The sections are sparse: a slot that was
@@ -10,7 +11,7 @@ A session's slot follows from the ids that we choose: slot = (our tunnel id mod 
 session id. Ids can be guessed, so what was received must match the record's path and tunnel too.
 In PPTP the call id is the session's and a hash of the peer's address stands for the tunnel's.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from .cipher cimport Cipher
@@ -21,6 +22,7 @@ cdef enum:
     LAYOUT = 2                # of this page; another one's sessions cannot be adopted
     TEMPLATE = 64             # octets of an encapsulation template
     TUNNELS = 65536
+    NEXTHOPS = 4096
     COUNTERS = 64             # room for verdicts in a worker's record
     STAGES = 32               # room for stage timers
     CRASHES = 8               # of which there is a record
@@ -90,7 +92,8 @@ cdef struct Session:          # 512 octets
     uint8_t ciphered          # control's own: the slot's cipher record is not all zero
     uint8_t pad0[3]
     Path path
-    uint8_t pad1[8]
+    uint32_t nexthop          # of the NextHop that leads to the peer, 0: none; stored with release by control at any time
+    uint8_t pad1[4]
     # -- configuration: written by control; the idle copy only
     Config config[2]
     # -- receive: written by the owning worker
@@ -183,6 +186,14 @@ cdef struct Crash:            # 256 octets
     uint32_t generations[SUSPECTS]
     uint8_t pad2[8]
 
+# Where frames to some peers go, see nexthop.pxd. Written by control; odd while it writes.
+cdef struct NextHop:          # 64 octets
+    uint32_t version
+    int32_t interface         # 0: not known at the moment
+    uint32_t mtu              # the largest IP packet
+    uint8_t header[14]        # Ethernet's
+    uint8_t pad[38]
+
 cdef struct Header:
     uint64_t magic
     uint32_t layout
@@ -202,7 +213,9 @@ cdef struct Header:
     uint64_t profile_until    # monotonic ns: until then stages are timed; written by who looks at them
     uint64_t ciphers
     uint64_t crashes          # how many there were, stored with release by the worker that dies
-    uint64_t spare            # two lines up to here
+    uint32_t nexthops         # the offset of that section, in pages
+    uint8_t bypass            # frames may pass the kernel's output by; written by the supervisor
+    uint8_t pad1[3]           # two lines up to here
     AddressIndex index[2]
     Crash crash[CRASHES]      # number n in place n % CRASHES
 
@@ -215,6 +228,7 @@ cdef struct Table:
     WorkerRecord* workers
     uint64_t* used
     Cipher* ciphers           # by slot
+    NextHop* nexthops
     uint32_t bank_mask
     uint32_t address_mask
 

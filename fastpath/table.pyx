@@ -19,7 +19,7 @@ from libc.string cimport memcpy, memset
 from .cipher cimport Cipher, CipherKeys, CipherState
 from .prefix cimport AddressEntry, AddressIndex, copy_entries, find_entry, list_lengths, listed, prefix_key, put_entry
 from .sys cimport (MADV_HUGEPAGE, MAP_SHARED, PROT_READ, PROT_WRITE, full_fence, load_acquire8, load_acquire64, madvise, mmap, munmap,
-                   store_release8, store_release64)
+                   store_release8, store_release32, store_release64)
 from .view import session_dtype, stage_dtype, tunnel_dtype, worker_dtype
 
 cdef uint64_t MAGIC = 0x6865616472616365        # "headrace"
@@ -28,7 +28,7 @@ TICK_SECONDS = TICK_NS / 1e9
 cdef WorkerRecord A_RECORD                     # for offsets only: what a null pointer's members have is undefined in C
 cdef size_t ASLEEP = <size_t>&A_RECORD.asleep - <size_t>&A_RECORD
 
-assert sizeof(Config) == 128 and sizeof(Session) == 512
+assert sizeof(Config) == 128 and sizeof(Session) == 512 and sizeof(NextHop) == 64
 assert sizeof(CipherKeys) == 64 and sizeof(CipherState) == 320 and sizeof(Cipher) == 768
 assert sizeof(Tunnel) == 128 and sizeof(WorkerRecord) == 4096
 assert sizeof(Crash) == 256 and sizeof(Header) == 256 + CRASHES * sizeof(Crash)
@@ -57,7 +57,8 @@ def create(path, *, max_sessions: int, workers: int) -> None:
     h.tunnels = h.addresses[1] + <uint64_t>h.capacity * sizeof(AddressEntry)
     h.used = h.tunnels + <uint64_t>TUNNELS * sizeof(Tunnel)
     h.ciphers = h.used + <uint64_t>h.banks * 8192
-    h.worker_records = h.ciphers + <uint64_t>h.banks * 65536 * sizeof(Cipher)
+    h.nexthops = <uint32_t>((h.ciphers + <uint64_t>h.banks * 65536 * sizeof(Cipher) + PAGE - 1) // PAGE)
+    h.worker_records = h.nexthops * PAGE + NEXTHOPS * sizeof(NextHop)
     h.size = h.worker_records + workers * sizeof(WorkerRecord)
     part = f"{path}.new"
     fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -99,6 +100,7 @@ cdef class Tables:
         self.table.tunnels = <Tunnel*>(base + h.tunnels)
         self.table.workers = <WorkerRecord*>(base + h.worker_records)
         self.table.used = <uint64_t*>(base + h.used)
+        self.table.nexthops = <NextHop*>(base + h.nexthops * PAGE)
         self.table.ciphers = <Cipher*>(base + h.ciphers)
         self.table.bank_mask = h.banks - 1
         self.table.address_mask = h.capacity - 1
@@ -225,6 +227,7 @@ cdef class Tables:
         if s.ciphered:
             self._wipe(slot)
         s.active = 0
+        s.nexthop = 0
         memset(s.config, 0, <size_t>&s.next - <size_t>s.config)
         s.echoes = 0
         store_release64(&self.table.used[slot >> 6], self.table.used[slot >> 6] | <uint64_t>1 << (slot & 63))
@@ -342,6 +345,29 @@ cdef class Tables:
         """(rx packets, rx bytes, tx packets, tx bytes, last_rx, last_user) of one session; rx is from the peer."""
         cdef Session* s = self._session(slot)
         return s.rx_packets, s.rx_bytes, s.tx_packets, s.tx_bytes, s.last_rx, max(s.last_user, s.last_tx_user)
+
+    # -- frames that pass the kernel's output by
+
+    def write_nexthop(self, uint32_t index, int interface, uint32_t mtu, bytes header):
+        """Say where next hop 1 to NEXTHOPS - 1 leads: Ethernet's header of 14 octets. Interface 0: nowhere at the moment."""
+        if not 0 < index < NEXTHOPS or len(header) != 14:
+            raise ValueError(f"next hop {index} with a header of {len(header)} octets")
+        cdef NextHop* h = &self.table.nexthops[index]
+        store_release32(&h.version, h.version | 1)
+        full_fence()
+        h.interface, h.mtu = interface, mtu
+        memcpy(h.header, <const char*>header, 14)
+        store_release32(&h.version, h.version + 1)
+
+    def set_nexthop(self, uint32_t slot, uint32_t index):
+        """Let a PPTP session's data go by that next hop; 0: by the kernel."""
+        if index >= NEXTHOPS:
+            raise ValueError(f"next hop {index}")
+        store_release32(&self._session(slot).nexthop, index)
+
+    def allow_bypass(self, bint allowed):
+        """Whether frames may pass the kernel's output by."""
+        store_release8(&self.table.header.bypass, allowed)
 
     # -- prefixes that lead to sessions
 

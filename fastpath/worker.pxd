@@ -7,8 +7,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from .mppe cimport Ciphers
 from .packet cimport VERDICTS, Packet
+from .packetring cimport TxRing
 from .sys cimport iovec, mmsghdr, virtio_net_hdr
-from .table cimport TEMPLATE, Path, Session, Table, WorkerRecord
+from .table cimport TEMPLATE, NextHop, Path, Session, Table, WorkerRecord
 
 cdef enum:
     WORKERS = 16              # at most
@@ -140,6 +141,12 @@ cdef struct Worker:
     uint32_t owing            # first slot of those that owe an acknowledgment, 0: none
     uint32_t due[BATCH]       # slots of those whose acknowledgment leaves at the end of this batch
     int dues
+    TxRing tx                 # frames of our own; slots is NULL where there is none
+    int tx_interface          # of what is in it
+    uint8_t bypass            # it may be used in this tick
+    uint16_t ip_id            # of the next one
+    uint32_t hop_index        # of the NextHop in `hop`, 0: none
+    NextHop hop
     uint64_t lost             # ports that epoll found broken, as bits
     # what a crash leaves word of (crash.pxd)
     uint8_t* alternate        # ALTERNATE octets: the stack on which a fatal signal is handled

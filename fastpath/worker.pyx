@@ -9,9 +9,11 @@ from .ack cimport pay_all
 from .crash cimport at_work, be_careful
 from .down cimport down, down_handed
 from .mppe cimport free_ciphers, new_ciphers, refill
+from .nexthop cimport flush_frames
 from .packet cimport DROP_NO_SESSION, PASS, VERDICTS, Packet
+from .packetring cimport close_tx, open_tx
 from .port cimport count, prepare, transmit
-from .punt cimport prepare_punts, punt_in, punt_out
+from .punt cimport control_lives, prepare_punts, punt_in, punt_out
 from .ring cimport RING, Handed, Ring, ring_drop, ring_peek
 from .stage cimport STAGE_LOOP, STAGE_PUNT, STAGE_RING, STAGE_SLEEP, STAGE_WHEEL, enter, in_kernel, look, out_of_kernel
 from .sys cimport (CLOCK_MONOTONIC, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLHUP, EPOLLIN, MADV_HUGEPAGE, MAP_ANONYMOUS,
@@ -55,6 +57,7 @@ cdef void tell_time(Worker* w) noexcept nogil:
         be_careful(w)
         w.greet_tokens = min(w.greet_tokens + GREETS_A_TICK, <uint32_t>GREETS)
         store_release64(&w.record.heartbeat, w.now_ns)
+        w.bypass = w.tx.slots != NULL and load_acquire8(&w.table.header.bypass) and control_lives(w)
         w.record.busy_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID)
 
 
@@ -64,6 +67,8 @@ cdef void settle(Worker* w) noexcept nogil:
     cdef uint64_t one = 1
     if w.out.count:
         transmit(w)
+    elif w.tx.marked:
+        flush_frames(w)
     punt_out(w)
     for i in range(<int>VERDICTS):
         if w.verdicts[i]:
@@ -196,6 +201,8 @@ cdef void run(Worker* w) noexcept nogil:
                 timeout = 100 - <int>(w.now_ns % <uint64_t>TICK_NS // 1000000)
                 if w.oldest:
                     timeout = min(timeout, until_due(w))
+                if w.tx.marked:           # the device was full
+                    timeout = 1
                 n = wait(w, events, timeout)
                 tell_time(w)
             hot |= ready(w, events, n)
@@ -239,6 +246,7 @@ cdef class Forwarder:
     workers    a list with, for each worker, {"tun": fd, "punt": fd, "listeners": [(fd, family, any, local, local port[, PortKind])]};
                the index of a listener is its port in every Path. `local` has 16 octets. PORT_GRE: a raw socket of protocol 47; one
                that receives nothing may be given to all workers but one.
+               "frames", which may be missing: a packet socket for PPTP's data past the kernel's output, see nexthop.pxd.
     spin_ns    how long a worker looks for more before it sleeps
     gso        UDP_SEGMENT may be used
     merge      super-packets that may be written to the inner port: 0 none, 1 TCP, 2 TCP and UDP
@@ -304,6 +312,7 @@ cdef class Forwarder:
             give_back(self.workers[i].buffers, <size_t>BUFFERS * BUFFER)
             give_back(self.workers[i].arenas, <size_t>ARENAS * ARENA)
             munmap(self.workers[i].cells, <size_t>CELLS * CELL)
+            close_tx(&self.workers[i].tx)
             munmap(self.workers[i].waits, WAITS * sizeof(Wait))
             munmap(self.workers[i].wait_cells, <size_t>WAITS * CELL)
             munmap(self.workers[i].orders, PUNTS * FRAME)
@@ -369,6 +378,8 @@ cdef open_ports(Worker* w, dict ports, bint gso):
             l.path.local[k] = local[k]
         watch(w, fd, i)
     w.listeners = <int>len(ports["listeners"])
+    if "frames" in ports:
+        open_tx(&w.tx, ports["frames"])
     watch(w, w.tun, READY_TUN)
     watch(w, w.punt, READY_PUNT)
     watch(w, w.wake, READY_WAKE)

@@ -85,6 +85,10 @@ def test_what_cannot_be_sent(wire):
     assert tx.put(HEAD + bytes(LONGEST_FRAME - 14)) and tx.put(HEAD + b"short"), "longer than the device takes: lost"
     tx.send(out, KIND)
     assert [frame for frame, *_ in until(rx, b, 1)] == [HEAD + b"short"]
-    assert tx.put(HEAD) and tx.send(9999, KIND) == -1
+    assert tx.put(HEAD + b"lost") and tx.send(9999, KIND) == -1
     subprocess.run(["ip", "link", "set", "wa", "down"], check=True)
-    assert tx.send(out, KIND) == -1
+    assert tx.put(HEAD + b"lost") and tx.send(out, KIND) == -1
+    subprocess.run(["ip", "link", "set", "wa", "up"], check=True)
+    for n in range(3 * SLOTS):
+        assert tx.put(HEAD + struct.pack("!I", n)) and tx.send(out, KIND) == 0
+        assert [frame for frame, *_ in until(rx, b, 1)] == [HEAD + struct.pack("!I", n)]

@@ -63,8 +63,9 @@ class Bench:
     """`workers` workers, one listener on 127.0.0.1, sessions of a peer whose socket is `peer`."""
 
     def __init__(self, path, workers: int = 1, *, max_sessions: int = 1000, gso: bool = True, merge: int = 2, spin_ns: int = 0,
-                 reuse: tuple[str, int] | None = None, held: tuple[int, ...] = (), window_ns: int = 20_000_000):
-        """`held` are workers that the test starts itself (`threads`)."""
+                 reuse: tuple[str, int] | None = None, held: tuple[int, ...] = (), window_ns: int = 20_000_000,
+                 frames: socket.socket | None = None):
+        """`held` are workers that the test starts itself (`threads`), `frames` is a packet socket for the first."""
         self.path = path
         if reuse is None:
             table.create(path, max_sessions=max_sessions, workers=workers)
@@ -98,6 +99,8 @@ class Bench:
             ports.append({"tun": theirs.fileno(), "punt": theirs2.fileno(),
                           "listeners": [(wire.fileno(), socket.AF_INET, False, mapped("127.0.0.1"), address[1]),
                                         (raw.fileno(), socket.AF_INET, True, bytes(16), 0, PortKind.PORT_GRE)]})
+        if frames:
+            ports[0]["frames"] = frames.fileno()
         self.address = address
         self.peer = self.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         enlarge(self.peer)
