@@ -11,8 +11,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from ..fastpath.coalesce cimport coalesce_kinds
+from ..fastpath.coalesce cimport coalesce
 from ..fastpath.down cimport encap, route
+from ..fastpath.flows cimport onward, straight
 from ..fastpath.ip cimport read_headers
 from ..fastpath.order cimport order
 from ..fastpath.packet cimport PASS, Packet
@@ -175,6 +176,7 @@ cdef class Stages:
 
     def coalesce(self, Trace trace, int batch):
         """What deliver does before it writes; return how many writes there would be."""
+        self.worker.flows.rest = 0        # whatever came before
         return self._pass(trace, batch, False, COALESCE)
 
     cdef _pass(self, Trace trace, int batch, bint cold, int kind):
@@ -299,8 +301,11 @@ cdef class Stages:
 cdef int merge(Worker* w) noexcept nogil:
     cdef iovec iov[ROOM]
     cdef virtio_net_hdr v
-    cdef int i = 0, writes = 0
+    cdef int i = 0, n, writes = 0
+    cdef const uint16_t* order = straight(&w.flows)
     while i < w.count:
-        i += coalesce_kinds(&w.batch[i], w.count - i, &v, iov, ROOM, True)
+        n = coalesce(w.batch, order + i, w.count - i, &v, iov, ROOM, True)
+        i += n
+        order = onward(&w.flows, w.batch, order, n, i, w.count)
         writes += 1
     return writes

@@ -44,7 +44,7 @@ class Run(NamedTuple):
 
 
 def runs() -> list[Run]:
-    up, down, merge = ("up_decap", "up_order", "up_link", "up_admit"), ("down_route", "down_encap"), ("_kernels_merge", "6Stages__timed")
+    up, down, merge = ("up_decap", "order_order", "up_link", "up_admit"), ("down_route", "down_encap"), ("_kernels_merge", "6Stages__timed")
     rows = []
     for spread, words in (("10", "10 sessions"), ("60000", f"{SESSIONS} sessions")):
         rows += [Run(f"up, {words}:", PACKETS, up, lambda w, spread=spread: w.stages.up(w.some("up", "64", spread, PACKETS), 64)),
@@ -53,6 +53,7 @@ def runs() -> list[Run]:
         segments = min(44, 65000 // size)
         rows += [Run(f"cut to {size}:", 16 * segments, ("down_encap",), lambda w, size=size: w.stages.down(w.supers(size, 16), 2)),
                  Run(f"coalesce {size}:", 256, merge, lambda w, size=size: w.stages.coalesce(w.bursts(size, 64, 256), 256))]
+    rows.append(Run("coalesce, 16 flows in turn:", 256, merge, lambda w: w.stages.coalesce(w.turns(64, 16, 256), 256)))
     return [*rows, Run("coalesce, no two of a flow:", 256, merge, lambda w: w.stages.coalesce(w.bursts(64, 1, 256), 256)),
             Run("keepalive:", SESSIONS, ("timer_turn",), lambda w: w.stages.turn(TICKS))]
 

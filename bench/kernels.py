@@ -3,7 +3,7 @@
     up         decap, order, link, admit        of datagrams that lie in a receive buffer
     down       route, encap                     of packets that lie in an arena
     cut        route, encap with cut            a segment of a super-packet
-    coalesce   what deliver does before it writes
+    coalesce   what deliver does before it writes, of runs of one flow; turns: of flows in turn
     keepalive  a session's part of the wheel in one keepalive time: asked once, looked at twice
 
 Sessions: `10` are ten whose records stay in the cache; `10 cold` ten others in each 64 packets, all of whose records were
@@ -102,6 +102,14 @@ def test_coalesce(benchmark: Any, world: World, size: int, run: int) -> None:
     if run > 1 and size == 1400:
         writes = trace.count // 64 * 2           # 64 KiB hold 47
     measure(benchmark, world, lambda: world.stages.coalesce(trace, 256), trace.count, writes)
+
+
+@timed
+@pytest.mark.parametrize("flows", [16, 64])
+def test_turns(benchmark: Any, world: World, flows: int) -> None:
+    """Flows in turn, of 64 octets: what is merged is found behind others."""
+    trace = world.turns(64, flows)
+    measure(benchmark, world, lambda: world.stages.coalesce(trace, 256), trace.count, trace.count // 256 * (flows + 1))
 
 
 @timed

@@ -115,6 +115,16 @@ class World:
             packets.append((tcp(40 + (size - 40) * segments, FAR, address), tunnel, session, mapped(address), size - 40))
         return Trace(self.tables, packets)
 
+    def turns(self, size: int, flows: int, most: int = 1024) -> Trace:
+        """TCP segments of so many flows in turn."""
+        packets: list[Packet] = []
+        for k in range(most // flows):
+            for i in range(flows):
+                tunnel, session, address = self.ids[i]
+                octets = tcp(size, address, FAR, ident=k, sequence=k * (size - 40), port=1024 + i, summed=True)
+                packets.append((octets, tunnel, session, mapped(address), 0))
+        return Trace(self.tables, packets)
+
     def bursts(self, size: int, run: int, most: int = 1024) -> Trace:
         """TCP segments in runs of one flow."""
         packets: list[Packet] = []

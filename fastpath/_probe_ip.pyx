@@ -9,9 +9,10 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from .checksum cimport checksum_add, checksum_add_by, checksum_ways, fold
-from .coalesce cimport COALESCE_PACKETS, coalesce_kinds
+from .coalesce cimport COALESCE_PACKETS, coalesce
 from .cut cimport CUT_ROOM, Cutter, cut_begin, cut_next, finish_checksum
 from .ecn cimport ecn_decap
+from .flows cimport FLOWS_PACKETS, Flows, onward, straight
 from .fragment cimport FRAGMENT_ROOM, Fragmenter, fragment_begin, fragment_next
 from .icmp cimport icmp_too_big
 from .ip cimport read_headers
@@ -141,9 +142,15 @@ def fragments(octets, mtu):
     return pieces
 
 
-def coalesced(packets, room=COALESCE_PACKETS, udp=True):
-    """What `deliver` would write for these packets: a list of (virtio_net_hdr, pieces)."""
+cdef Flows flows              # as a worker has one
+
+
+def coalesced(packets, room=COALESCE_PACKETS, udp=True, by_flow=False):
+    """What `deliver` would write for these packets: a list of (virtio_net_hdr, pieces). Without `by_flow` it takes what follows
+    directly."""
     cdef Held held
+    cdef uint16_t* came = <uint16_t*>malloc((len(packets) or 1) * sizeof(uint16_t))
+    cdef const uint16_t* order = came
     cdef Packet* batch = <Packet*>calloc(len(packets) or 1, sizeof(Packet))
     cdef iovec* iov = <iovec*>malloc(room * sizeof(iovec))
     cdef virtio_net_hdr v
@@ -154,14 +161,22 @@ def coalesced(packets, room=COALESCE_PACKETS, udp=True):
         if read_headers(&held.packet):
             kept.append(held)
             batch[n] = held.packet
+            came[n] = <uint16_t>n
             n += 1
     writes = []
+    if by_flow:
+        assert n <= FLOWS_PACKETS
+        flows.rest = 0
+        order = straight(&flows)
     while at < n:
-        taken = coalesce_kinds(batch + at, n - at, &v, iov, room, udp)
+        taken = coalesce(batch, order + at, n - at, &v, iov, room, udp)
         assert 1 <= taken <= n - at and taken <= room
         writes.append((v, [piece(iov[i].iov_base, iov[i].iov_len) for i in range(taken)]))
         at += taken
+        if by_flow:
+            order = onward(&flows, batch, order, taken, at, n)
     free(batch)
+    free(came)
     free(iov)
     return writes
 

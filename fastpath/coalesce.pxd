@@ -42,18 +42,15 @@ cdef struct Burst:
     uint64_t pseudo_sum       # of the pseudo-header, without length: the same for all
 
 
-cdef inline int coalesce(Packet* p, int n, virtio_net_hdr* v, iovec* iov, int room) noexcept nogil:
-    """Merge p[0] and as many of the n - 1 packets directly behind it as belong there; return how many were taken.
+cdef inline int coalesce(Packet* batch, const uint16_t* order, int n, virtio_net_hdr* v, iovec* iov, int room, bint udp) noexcept nogil:
+    """Merge the packet batch[order[0]] and as many of the n - 1 that order has behind it as belong there; return how many were taken.
 
     Each is a packet from the wire whose headers were read. Of the room entries at iov as many are filled as packets were taken,
-    at most COALESCE_PACKETS. A lone packet has v all zero, and its octets untouched.
+    at most COALESCE_PACKETS. A lone packet has v all zero, and its octets untouched. UDP is merged where the kernel takes it (from
+    version 6.2).
     """
-    return coalesce_kinds(p, n, v, iov, room, True)
-
-
-cdef inline int coalesce_kinds(Packet* p, int n, virtio_net_hdr* v, iovec* iov, int room, bint udp) noexcept nogil:
-    """The same, UDP only where the kernel takes it (from version 6.2)."""
     cdef Burst b
+    cdef Packet* p = &batch[order[0]]
     cdef Packet* q
     cdef int taken = 1
     cdef uint32_t length = p.length, size
@@ -68,7 +65,7 @@ cdef inline int coalesce_kinds(Packet* p, int n, virtio_net_hdr* v, iovec* iov, 
     if n < 2 or not udp and p.transport == IPPROTO_UDP or not leads(&b, p):
         return 1
     while taken < n and not ends:
-        q = p + taken
+        q = &batch[order[taken]]
         if not follows(&b, q, taken):
             break
         if taken == 1:

@@ -6,7 +6,7 @@ order     sequenced sessions: never later than its successor
 link      PPP header -> user data of an open family goes on, echoes are dealt with, all else to control
 decrypt   what is encrypted (RFC 3078)
 admit     well-formed inner IP, own source address, ECN, MSS, counters; IPv6 of link scope to control
-deliver   consecutive segments of a flow in one write to the inner port
+deliver   segments of a flow in one write to the inner port, also where flows take turns (flows.pxd)
 """
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
@@ -14,8 +14,9 @@ from libc.string cimport memcpy, memset
 
 from .ack cimport pay_due
 from .bytes cimport load32, load_key
-from .coalesce cimport coalesce_kinds
+from .coalesce cimport coalesce
 from .decrypt cimport decrypt
+from .flows cimport onward, straight
 from .gre cimport GRE_S, Gre, pull_gre
 from .ip cimport IP4_SOURCE, IP6_SOURCE, read_headers
 from .l2tp cimport L2TP_S, L2TP_T, L2tp, pull_l2tp
@@ -398,11 +399,12 @@ cdef void deliver(Worker* w) noexcept nogil:
     cdef virtio_net_hdr v
     cdef ssize_t written
     cdef uint64_t since
+    cdef const uint16_t* order = straight(&w.flows)
     iov[0].iov_base = &v
     iov[0].iov_len = sizeof(v)
     while i < w.count:
         if w.merge:
-            n = coalesce_kinds(&w.batch[i], w.count - i, &v, &iov[1], PIECES - 1, w.merge > 1)
+            n = coalesce(w.batch, order + i, w.count - i, &v, &iov[1], PIECES - 1, w.merge > 1)
             pieces = 1 + n
         else:
             memset(&v, 0, sizeof(v))
@@ -420,3 +422,5 @@ cdef void deliver(Worker* w) noexcept nogil:
             if n > 1:
                 w.record.super_out += 1
         i += n
+        if w.merge:
+            order = onward(&w.flows, w.batch, order, n, i, w.count)

@@ -5,6 +5,7 @@ a buffer's borrowers. All memory is taken once, before the thread starts.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
+from .flows cimport Flows
 from .mppe cimport Ciphers
 from .packet cimport VERDICTS, Packet
 from .packetring cimport TxRing
@@ -154,6 +155,7 @@ cdef struct Worker:
     # scratch
     Packet batch[BATCH]
     int count
+    Flows flows
     int room                  # packets of a batch: BATCH, or one for a while after a crash
     Packet late[BATCH]        # the rest of a batch in which something is not in order
     int late_at

@@ -8,6 +8,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from .ack cimport pay_all
 from .crash cimport at_work, be_careful
 from .down cimport down, down_handed
+from .flows cimport FLOWS_PACKETS
 from .mppe cimport free_ciphers, new_ciphers, refill
 from .nexthop cimport flush_frames
 from .packet cimport DROP_NO_SESSION, PASS, VERDICTS, Packet
@@ -35,6 +36,9 @@ cdef enum:
     SOLICITS_A_TICK = 1000    # IPv6 frames of link scope that control hears of: 10,000 a second
     GREETS_A_TICK = 500       # new tunnels asked for that control hears of: 5,000 a second,
     GREETS = 4000             # and after a quiet time so many at once: when the power is back, all who dial repeat at one instant too
+
+
+assert <int>BATCH <= <int>FLOWS_PACKETS
 
 
 cdef inline uint64_t clock_ns(int which) noexcept nogil:
