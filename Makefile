@@ -51,6 +51,7 @@ figures: build packages
 	$(MEASURE) idle --minutes 2 --json idle.json
 	$(MEASURE) idle --tunnels 60000 --minutes 2 --json idle-tunnels.json
 	$(MEASURE) kernels --json kernels.json
+	$(MEASURE) mppe --json mppe.json
 	$(BIN)/python -m headrace.bench.readme
 
 lint: build

@@ -289,6 +289,17 @@ def kernels(words: Annotated[str, typer.Option("-k", metavar="WORDS", help="Only
         keep(json, rows)
 
 
+@app.command(epilog="Example: headrace bench mppe --json mppe.json")
+def mppe(json: Json = None) -> None:
+    """What MPPE costs a packet in memory, beside the kernel's way and OpenSSL."""
+    from . import mppe as bench
+    with sentences():
+        ready(json)
+        rows = bench.report()
+        show(bench.tabled(rows))
+        keep(json, rows)
+
+
 @app.command(epilog="Example: headrace bench instructions --update")
 def instructions(update: Annotated[bool, typer.Option("--update", help="They are more on purpose: keep these figures.")] = False) -> None:
     """Instructions a packet of each kernel, by callgrind, beside those that are on record; status 1 when they grew."""

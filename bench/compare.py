@@ -50,6 +50,8 @@ def figures(row: Row) -> dict[str, Figure]:
                 "sessions a second": Figure([run["per_second"] for run in samples], lower=False)}
     if row["benchmark"] == "kernels":
         return {"ns": Figure(samples)} | {f"ns of {stage}": Figure(each) for stage, each in row.get("stage_samples", {}).items()}
+    if row["benchmark"] == "mppe":
+        return {"ns": Figure(samples["ours"])}
     return {}
 
 

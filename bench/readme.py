@@ -77,6 +77,10 @@ SECTIONS = [
             lambda r: r.get("batch", 64) == 64 and r.get("size", "64") == "64", {
         "stages": lambda r: r["kernel"], "octets": lambda r: str(r.get("size", "")), "sessions": lambda r: str(r.get("spread", "")),
         "ns a packet": lambda r: f"{r['ns']:.1f}"}),
+    Section(("mppe.json",), "MPPE-128, stateless, in memory, each packet with its key", lambda r: r["benchmark"] == "mppe", {
+        "sessions": lambda r: r["sessions"], "octets": lambda r: str(r["size"]), "ns a packet": lambda r: f"{r['ns']['ours']:.0f}",
+        "kernel's way": lambda r: f"{r['ns']['kernel']:.0f}", "OpenSSL": lambda r: f"{r['ns']['openssl']:.0f}",
+        "times kernel's way": lambda r: f"{r['times_kernel']:.2f}", "times OpenSSL": lambda r: f"{r['times_openssl']:.2f}"}),
     Section(("setup.json", "setup-instant.json", "setup-pap.json"), "Sessions coming up", lambda r: r["benchmark"] == "setup", {
         "server": lambda r: r["subject"], "at once": lambda r: str(r["window"] or "all"), "sessions": lambda r: str(r["sessions"]),
         "tunnels": lambda r: str(r["tunnels"]), "authentication": lambda r: r["auth"], "a second": lambda r: f"{r['per_second']:.0f}",
