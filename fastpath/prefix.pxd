@@ -30,7 +30,7 @@ cdef struct AddressIndex:     # 64 octets
     uint8_t pad[6]
 
 cdef prefix_key(bytes address, uint8_t length, uint64_t* key)
-cdef bint listed(const AddressIndex* index, const uint64_t* key, uint8_t length) noexcept
+cdef bint listed(AddressIndex* index, const uint64_t* key, uint8_t length) noexcept
 cdef AddressEntry* find_entry(AddressEntry* entries, uint32_t mask, const uint64_t* key, uint8_t length) noexcept
 cdef void put_entry(AddressEntry* entries, uint32_t mask, AddressIndex* index, const uint64_t* key, uint8_t length, uint32_t slot) noexcept
 cdef list_lengths(const AddressEntry* entries, uint32_t filled, const uint64_t* key, uint8_t length, AddressIndex* index)
@@ -68,7 +68,7 @@ cdef inline void prefetch_entry(const AddressEntry* entries, uint32_t mask, cons
     prefetch(&entries[address_hash(first, length) & mask])
 
 
-cdef inline uint32_t longest_match(const AddressEntry* entries, uint32_t mask, const AddressIndex* index, const uint64_t* address) noexcept nogil:
+cdef inline uint32_t longest_match(const AddressEntry* entries, uint32_t mask, AddressIndex* index, const uint64_t* address) noexcept nogil:
     """The slot that the longest matching prefix leads to, or 0. Each family has lengths of its own, so that single IPv4 addresses
     cost an IPv6 packet no look, and IPv6's prefixes none the other way.
 

@@ -20,7 +20,7 @@ cdef inline bint is_four(const uint64_t* key, uint8_t length) noexcept:
     return key[0] == 0 and length >= 96
 
 
-cdef bint listed(const AddressIndex* index, const uint64_t* key, uint8_t length) noexcept:
+cdef bint listed(AddressIndex* index, const uint64_t* key, uint8_t length) noexcept:
     """Whether a search looks at prefixes of this length."""
     cdef const uint8_t* lengths = index.lengths6
     cdef int i, n = index.lengths6_used
