@@ -58,6 +58,15 @@ ip -n {self.name} link set lo up; ip -n {self.name} link set outer up
         assert found, f"{self.user} has no address after {seconds} s\n{result.out}\n{self.logs()}"
         return found[1].partition("/")[0]
 
+    def up6(self, seconds: float = 20) -> str:
+        """Wait until the guest's kernel has made itself an address of what our router advertises; return it."""
+        result = self.run(f"wait_for {int(seconds * 1000)} eval "
+                          f"'ip -6 -o addr show dev {self.interface} scope global | grep -q -v tentative'\n"
+                          f"ip -6 -o addr show dev {self.interface} scope global", seconds + 30)
+        found = re.search(r"inet6 (\S+)/64", result.out)
+        assert found, f"{self.user} has no IPv6 address after {seconds} s\n{result.out}\n{self.logs()}"
+        return found[1]
+
     def down(self, seconds: float = 15) -> None:
         """Wait until the link is gone."""
         result = self.run(f"wait_for {int(seconds * 1000)} eval '! ip link show dev {self.interface}'", seconds + 30)

@@ -2,6 +2,7 @@
 
     lan 10.66.0.2 ---- 10.66.0.1 concentrator 10.9.0.1 ---- bridge in the guest ---- clients 10.9.0.2, .3, ...
     (namespace)        (namespace, hr0)       fd09::1       (fd09::2)                (a namespace each, in the guest)
+    fd66::2            fd66::1
 
 One lab serves a whole pytest worker: one guest, booted once. Everything in it is named after this
 process, so that workers and leftovers of others do not meet.
@@ -22,7 +23,7 @@ from peers.root import sh
 T = TypeVar("T")
 PASSWORD = "Gate-5-opens"       # of every user; nothing may print it
 HERE = Path(__file__).resolve().parent
-CONCENTRATOR, CONCENTRATOR6, LAN = "10.9.0.1", "fd09::1", "10.66.0.2"
+CONCENTRATOR, CONCENTRATOR6, LAN, LAN6 = "10.9.0.1", "fd09::1", "10.66.0.2", "fd66::2"
 
 
 class TookTooLong(AssertionError):
@@ -56,6 +57,9 @@ class Lab:
             sh("ip", "-n", self.lan, "addr", "add", f"{LAN}/24", "dev", "lan1")
             sh("ip", "-n", self.lan, "link", "set", "lan1", "up")
             sh("ip", "-n", self.lan, "route", "add", "default", "via", "10.66.0.1")
+            sh("ip", "-n", self.netns, "addr", "add", "fd66::1/64", "dev", "lan0", "nodad")
+            sh("ip", "-n", self.lan, "addr", "add", f"{LAN6}/64", "dev", "lan1", "nodad")
+            sh("ip", "-n", self.lan, "route", "add", "default", "via", "fd66::1")
             self.guest.run("ip link add br0 type bridge && ip link set vec0 master br0 && ip link set br0 up\n"
                            "ip addr add fd09::2/64 dev br0 nodad && echo lock >/etc/ppp/options").check()
         except BaseException:

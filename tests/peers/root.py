@@ -18,7 +18,7 @@ TREE = Path(__file__).parents[2]
 GUEST_PACKAGES = ["ppp", "pptpd", "pptp-linux", "xl2tpd", "pppoe", "sstp-client", "strongswan-starter",
                   "strongswan-charon", "strongswan-swanctl", "libstrongswan-standard-plugins",
                   "libcharon-extra-plugins", "iperf3", "iproute2", "iputils-ping", "kmod", "tcpdump",
-                  "iptables", "procps", "openssl", "ca-certificates", "ethtool", "python3"]
+                  "iptables", "procps", "openssl", "ca-certificates", "ethtool", "python3", "dhcpcd-base"]
 MODULES = Path("/usr/lib/uml/modules")
 
 # The guest's PID 1, first part: hands over to the one of this boot, in the folder that the kernel's command line names.

@@ -29,7 +29,8 @@ def receive(stream, octets):
 def main():
     side, verb, address, port, octets = sys.argv[1:]
     if side == "listen":
-        with socket.create_server((address, int(port))) as listener:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.create_server((address, int(port)), family=family) as listener:
             listener.settimeout(30)
             print("listening", flush=True)
             stream, _ = listener.accept()
