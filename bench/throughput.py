@@ -39,8 +39,8 @@ PEERS: dict[str, type[Subject]] = {"null": Null, "offload-none": Plain, "l2tpns"
                                    "openvpn": Openvpn}
 EXCESS = 1.5                # what the generator must do beyond the forwarder for its throughput to be a figure
 # What a run takes beside its duration, in seconds, and what a group of cases takes until its subjects are up; measured.
-BETWEEN = {"udp": 0.15, "tcp": 0.5}
-START, SESSION = 3.0, 1 / 1200
+BETWEEN = 0.17
+START, SESSION = 2.0, 1 / 1200
 SMALL = 128                 # octets up to which one session's packets are sent both as one flow and as many
 FLOWS = 64
 
@@ -121,9 +121,9 @@ def seconds(o: Options) -> float:
     for (protocol, _, _, kind, sessions), group in groups(o).items():
         count = len(subjects(o, protocol, sessions))
         total += count * (START + sessions * SESSION)
-        total += len(group) * count * o.repeat * (max(o.duration, 1) if kind == "tcp" else o.duration + BETWEEN[kind])
+        total += len(group) * count * o.repeat * (BETWEEN + max(o.duration, 1 if kind == "tcp" else 0))
         if kind == "udp" and o.loss is not None:
-            total += len(group) * count * TRIALS * (o.trial + BETWEEN[kind])
+            total += len(group) * count * TRIALS * (o.trial + BETWEEN)
     return total
 
 

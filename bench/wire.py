@@ -32,6 +32,7 @@ DIRECTIONS = ("up", "down", "both")
 # The simple IMIX, 7:4:1: small, middle and full packets, in an order in which few of a size follow each other.
 IMIX = [64, 570, 64, MTU, 64, 570, 64, 64, 570, 64, 570, 64]
 PERCENTILES = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
+CALM = 3                        # a forwarder that has to wait for its core looks as if it were done
 ALONE = 0.2                     # seconds in which the generator shows what it can do
 
 
@@ -192,12 +193,12 @@ def udp(subject: Subject, far: Far, case: Case, seconds: float, rate: float = 0)
                 way.generator.stop()
             for thread in sending:
                 thread.join()
-            after = settled(subject)
+            settled(subject)
             for way in ways:
                 way.sink.stop()
             for thread in sinking:
                 thread.join()
-        usage = meter.stop()
+        usage, after = meter.stop(), subject.packets()
     sent = sum(way.generator.sent for way in ways)
     if not sent:
         raise LabError(f"the generator could send nothing ({case})")
@@ -208,12 +209,13 @@ def udp(subject: Subject, far: Far, case: Case, seconds: float, rate: float = 0)
 
 
 def settled(subject: Subject) -> Packets:
-    """Its packets when it has done what was queued; whoever keeps sending to it is not waited for."""
-    last = subject.packets()
-    for _ in range(50):
+    """Its packets when it has done what was queued: for CALM looks it moved none. Whoever keeps sending to it is not waited for."""
+    last, calm = subject.packets(), 0
+    for _ in range(60):
         time.sleep(0.01)
         now = subject.packets()
-        if now == last:
+        calm = calm + 1 if now == last else 0
+        if calm == CALM:
             break
         last = now
     return last
