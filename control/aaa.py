@@ -7,6 +7,7 @@ from typing import Any
 
 from .auth import Accept, AuthRequest, Reject, verify
 from .ipcp import NOWHERE
+from .mppe import keys_of
 from .pool import Pool, Pools, PrefixPool
 from .settings import Config, Profile, Secret
 
@@ -62,8 +63,9 @@ class Authority:
         wanted = secret.remote_address or profile.remote_address
         return wanted if isinstance(wanted, IPv4Address) else None
 
-    def grant(self, secret: Secret, profile: Profile, user: str, message: str) -> Accept | Reject:
-        """Take an address and a prefix, as far as there shall be any, and say what the peer gets."""
+    def grant(self, secret: Secret, profile: Profile, user: str, message: str, request: AuthRequest) -> Accept | Reject:
+        """Take an address and a prefix, as far as there shall be any, and say what the peer gets, with the keys that its
+        authentication yields."""
         ipv6 = profile.gives_ipv6(secret)
         address = self._take(self.addresses, secret.remote_address or profile.remote_address, "address", user)
         if isinstance(address, Reject):
@@ -76,7 +78,10 @@ class Authority:
             if address is not None:
                 self.addresses.release(address)
             return prefix
-        return Accept(profile.local_address or NOWHERE, address, profile.dns4, profile.wins_server, message, ipv6=ipv6, prefix=prefix)
+        encryption = profile.encryption
+        keys = keys_of(request, secret.password, server=True) if encryption.use != "no" else None
+        return Accept(profile.local_address or NOWHERE, address, profile.dns4, profile.wins_server, message, encryption, keys,
+                      ipv6=ipv6, prefix=prefix)
 
     def _take(self, pools: Pools, wanted: Any, what: str, user: str) -> Any:
         """One out of a pool, or a certain one; None when none is wanted."""

@@ -28,6 +28,7 @@ from .settings import Config
 SHUTDOWN = Reason("admin", "shutdown", "the concentrator is being shut down")
 UNNAMED = bytes.fromhex("0004") + bytes(16)      # a DUID for who has no machine to name
 NO_ECHO = Reason("link", "no-echo", "the peer answers no echo")
+UNREADABLE = Reason("ccp", "unreadable", "what the peer encrypts cannot be read: its key is another than ours")
 
 
 class Concentrator:
@@ -96,6 +97,8 @@ class Concentrator:
             self.sessions.receive(session, protocol, payload, now)
         elif kind == PuntKind.PUNT_DEAD and not session.ended:
             self.sessions.lose(session, NO_ECHO, now)
+        elif kind == PuntKind.PUNT_UNREADABLE and not session.ended:
+            self.sessions.close(session, UNREADABLE, now)
 
     def tick(self, now: float) -> None:
         """Let time pass for whatever is due."""

@@ -16,6 +16,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from .link import LEAST_IPV6_MTU
+from .mppe import YIELDING
 from .settings import SECRETS, Config, Table
 
 PLACES = (Path("headrace.toml"), Path("/etc/headrace/headrace.toml"))
@@ -231,6 +232,7 @@ def conflicts(config: Config) -> Iterator[Problem]:
         if serving.max_sessions > config.concentrator.max_sessions:
             yield (("server", name, "max-sessions"), f"is {serving.max_sessions}, but must not be above concentrator.max-sessions, "
                    f"which is {config.concentrator.max_sessions}")
+    yield from keyless(config)
     if config.server.l2tp.hidden and not config.server.l2tp.tunnel_secret:
         yield ("server", "l2tp", "hidden"), "is true, but hiding needs a key: set tunnel-secret too"
     if config.concentrator.masquerade == config.concentrator.interface:
@@ -295,6 +297,20 @@ def ipv6(config: Config) -> Iterator[Problem]:
     if config.server.mtu < LEAST_IPV6_MTU and any(profile.local_ipv6_address for profile in config.profiles.values()):
         name = next(name for name, serving in config.server.all().items() if serving.max_mtu == config.server.mtu)
         yield ("server", name, "max-mtu"), f"is {config.server.mtu}, but IPv6 needs {LEAST_IPV6_MTU} (or take local-ipv6-address out)"
+
+
+def keyless(config: Config) -> Iterator[Problem]:
+    """Servers whose users could never come up, because nothing that they authenticate with yields keys."""
+    for name, serving in config.server.enabled().items():
+        if any(method in YIELDING for method in serving.authentication):
+            continue
+        wanted = [serving.default_profile, *(s.profile for s in config.secrets.values() if s.profile and s.service in ("any", name))]
+        for profile in wanted:
+            if profile in config.profiles and config.profiles[profile].encryption.required:
+                yield ("server", name, "authentication"), (
+                    f'is {", ".join(serving.authentication)}, but profile "{profile}" has use-encryption = "require", '
+                    f'and only {" and ".join(YIELDING)} yield keys to encrypt with')
+                break
 
 
 def secrets(config: Config, locals_: set[Any]) -> Iterator[Problem]:

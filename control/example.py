@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 from .listener import address_of
-from .settings import Config
+from .settings import Config, Secret, Serving
 
 ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"      # nothing that is read for something else
 TEMPLATE = """\
@@ -42,6 +42,9 @@ use-ipv6 = "yes"                # where there are prefixes to give
 managed-address-configuration = false       # advertise DHCPv6 for addresses too
 change-tcp-mss = true           # TCP of the clients fits the tunnel even where path MTU discovery is broken
 only-one = "default"            # yes: a new session of a user ends the old one
+use-encryption = "yes"          # MPPE: no | yes, where the client takes part | require
+mppe-strength = [128, 56, 40]   # bits that are allowed
+mppe-stateful = false           # true: ask for keys that last 256 packets
 
 [secrets.{user}]
 password = "{password}"
@@ -113,35 +116,35 @@ def dial(config: Config) -> list[str]:
     for name in servers:
         user, secret = next(((u, s) for u, s in config.secrets.items() if s.service in ("any", name)), ("", None))
         if secret is not None:
-            lines += {"l2tp": l2tp, "pptp": pptp}[name](config, user, secret.password)
+            lines += {"l2tp": l2tp, "pptp": pptp}[name](config, user, secret)
     return lines
 
 
-def windows(methods: tuple[str, ...]) -> str:
-    """The first of our methods, as Windows calls it."""
-    return {"mschap2": "MSChapv2", "chap": "Chap", "pap": "Pap"}.get(methods[0], "MSChapv2")
+def windows(config: Config, server: Serving, secret: Secret) -> str:
+    """The first of our methods and what we want encrypted, as Windows calls it."""
+    method = {"mschap2": "MSChapv2", "chap": "Chap", "pap": "Pap"}.get(server.authentication[0], "MSChapv2")
+    level = {"no": "NoEncryption", "yes": "Optional", "require": "Required"}
+    return f"-AuthenticationMethod {method} -EncryptionLevel {level[config.profile_of(secret, server.default_profile).use_encryption]}"
 
 
-def l2tp(config: Config, user: str, password: str) -> list[str]:
-    server = config.server.l2tp
+def l2tp(config: Config, user: str, secret: Secret) -> list[str]:
+    server, password = config.server.l2tp, secret.password
     address, port = own_address(server.listen[0]), address_of(server.listen[0])[2]
     return [
         f"dial L2TP to {address}, UDP port {port}, user {user}, password {password}",
         f"  Linux     xl2tpd.conf: [lac headrace] lns = {address}, pppoptfile = FILE with: user {user} password {password} noauth",
-        f"  Windows   Add-VpnConnection headrace {address} -TunnelType L2tp -AuthenticationMethod {windows(server.authentication)}"
-        " -EncryptionLevel NoEncryption"
+        f"  Windows   Add-VpnConnection headrace {address} -TunnelType L2tp {windows(config, server, secret)}"
         " (without IPsec: ProhibitIpSec=1 in HKLM\\SYSTEM\\CurrentControlSet\\Services\\RasMan\\Parameters)",
         f"  RouterOS  /interface l2tp-client add name=headrace connect-to={address} user={user} password={password} disabled=no",
     ]
 
 
-def pptp(config: Config, user: str, password: str) -> list[str]:
-    server = config.server.pptp
+def pptp(config: Config, user: str, secret: Secret) -> list[str]:
+    server, password = config.server.pptp, secret.password
     address, port = own_address(server.listen[0]), address_of(server.listen[0])[2]
     return [
         f"dial PPTP to {address}, TCP port {port} and GRE, user {user}, password {password}",
         f"  Linux     pppd pty 'pptp {address} --nolaunchpppd' user {user} password {password} noauth",
-        f"  Windows   Add-VpnConnection headrace {address} -TunnelType Pptp -AuthenticationMethod {windows(server.authentication)}"
-        " -EncryptionLevel NoEncryption",
+        f"  Windows   Add-VpnConnection headrace {address} -TunnelType Pptp {windows(config, server, secret)}",
         f"  RouterOS  /interface pptp-client add name=headrace connect-to={address} user={user} password={password} disabled=no",
     ]

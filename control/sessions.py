@@ -22,7 +22,7 @@ from .auth import AuthRequest, Reject
 from .delegation import Delegation
 from .install import Installer, routes
 from .ipv6cp import link_local
-from .link import IPV6, LinkDown, LinkReset, LinkUp
+from .link import IPV6, CipherReset, LinkDown, LinkReset, LinkUp
 from .log import Limited
 from .names import Names
 from .ppp import PPP
@@ -227,7 +227,7 @@ class Sessions(dict[int, Session]):
             same = (fixed and other.address == fixed) or (secret.remote_ipv6_prefix and other.prefix == secret.remote_ipv6_prefix)
             if other is not session and (profile.only_one == "yes" or same):
                 self.lose(other, Reason("admin", "replaced", f"user {user!r} came in again from {session.caller_id}"), now)
-        verdict = self.authority.grant(secret, profile, account, message)
+        verdict = self.authority.grant(secret, profile, account, message, event)
         if isinstance(verdict, Reject):
             self.refuse(session, event, verdict, now)
             return
@@ -276,7 +276,12 @@ class Sessions(dict[int, Session]):
         self.end(session, event.reason, now)
         session.service.hang_up(session.call, event.reason, now)
 
-    handlers: dict[type, Callable[..., None]] = {AuthRequest: auth_request, LinkUp: link_up, LinkReset: link_reset, LinkDown: link_down}
+    def cipher_reset(self, session: Session, event: CipherReset, now: float) -> None:
+        """Its worker encrypts the next packet anew; the order leaves before CCP's answer does."""
+        self.outbox[session.owner].append((PuntKind.PUNT_REKEY, session.slot, session.generation, 0, None, b""))
+
+    handlers: dict[type, Callable[..., None]] = {AuthRequest: auth_request, LinkUp: link_up, LinkReset: link_reset, LinkDown: link_down,
+                                                 CipherReset: cipher_reset}
 
     def open_router(self, session: Session, link: LinkUp, now: float) -> None:
         """IPV6CP is open: somebody must be the router of that link. One that goes on learns of another MTU."""
@@ -350,12 +355,16 @@ class Sessions(dict[int, Session]):
     def disconnect(self, session: Session, now: float, told: Callable[[], None]) -> None:
         """Say goodbye by PPP and by what carries it; `told` is called when it is over."""
         session.watchers += (told,)
-        session.state, session.reason = "closing", DISCONNECTED
+        self.close(session, DISCONNECTED, now)
+
+    def close(self, session: Session, reason: Reason, now: float) -> None:
+        """End it with PPP's goodbye, if it has come so far."""
+        session.state, session.reason = "closing", reason
         if session.ppp is not None and session.opened:
-            session.ppp.close(DISCONNECTED, now)
+            session.ppp.close(reason, now)
             self.touched[session.slot] = session
         else:
-            self.lose(session, DISCONNECTED, now)
+            self.lose(session, reason, now)
 
     # -- what must not happen
 

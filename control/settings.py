@@ -21,9 +21,11 @@ from pydantic import (
     StrictBool,
     StrictInt,
     StringConstraints,
+    model_validator,
 )
 
 from . import duration
+from .mppe import Policy
 
 LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"    # of a domain name
 SECRETS = {"password", "tunnel-secret"}     # values that no message repeats
@@ -218,7 +220,7 @@ class Pool6(Table):
 class Profile(Table):
     """[profiles.NAME]: what a session gets. The secret's own address beats the profile's."""
     later: ClassVar[frozenset[str]] = frozenset((
-        "use-encryption", "use-compression", "rate-limit", "session-timeout", "idle-timeout", "bridge", "on-up", "on-down",
+        "use-compression", "rate-limit", "session-timeout", "idle-timeout", "bridge", "on-up", "on-down",
         "address-list", "interface-list",
         "incoming-filter", "outgoing-filter"))
     local_address: Address | None = None
@@ -233,6 +235,13 @@ class Profile(Table):
     wins_server: Annotated[tuple[Address, ...], Field(max_length=2), AfterValidator(_distinct)] = ()
     change_tcp_mss: StrictBool = True
     only_one: Literal["default", "no", "yes"] = "default"
+    use_encryption: Literal["no", "yes", "require"] = "no"      # Config knows better of one of them
+    mppe_strength: Annotated[tuple[Literal[128, 56, 40], ...], Field(min_length=1), AfterValidator(_distinct)] = (128, 56, 40)
+    mppe_stateful: StrictBool = False
+
+    @property
+    def encryption(self) -> Policy:
+        return Policy(self.use_encryption, self.mppe_strength, self.mppe_stateful)
 
     @property
     def dns4(self) -> tuple[IPv4Address, ...]:
@@ -313,6 +322,16 @@ class Config(Table):
     profiles: dict[str, Profile] = {}
     secrets: dict[str, Secret] = {}
     server: Server = Field(default_factory=Server)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_encryption(cls, raw: Any) -> Any:
+        """The profile of this name encrypts where the peer does too, as RouterOS' does, unless it says otherwise."""
+        name = "default-encryption"
+        profiles = raw.get("profiles") if isinstance(raw, dict) else None
+        if isinstance(profiles, dict) and isinstance(profiles.get(name), dict):
+            return raw | {"profiles": profiles | {name: {"use-encryption": "yes"} | profiles[name]}}
+        return raw
 
     def profile_of(self, secret: Secret, default: str) -> Profile:
         """The profile in force for a secret at a server whose default profile this is."""

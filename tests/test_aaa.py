@@ -4,6 +4,7 @@ from ipaddress import IPv4Address
 import pytest
 from headrace.control.aaa import Authority
 from headrace.control.auth import AuthRequest, Reject
+from headrace.control.mppe import Policy, keys_of
 from rig.core import configuration
 
 OUTSIDE = IPv4Address("192.0.2.9")
@@ -44,7 +45,20 @@ def test_the_whole_name_goes_before_the_one_without_domain():
 
 def grant(own, user):
     secret = own.config.secrets[user]
-    return own.grant(secret, own.profile(secret, own.config.server.l2tp.default_profile), user, "")
+    return own.grant(secret, own.profile(secret, own.config.server.l2tp.default_profile), user, "", request(user, secret.password))
+
+
+@pytest.mark.parametrize("use", ["no", "yes", "require"])
+def test_what_comes_with_an_address(use):
+    own = authority(profiles={"default-encryption": {"local-address": "10.67.0.1", "remote-address": "clients", "use-encryption": use,
+                                                     "mppe-strength": [56], "mppe-stateful": True}})
+    secret = own.config.secrets["joe"]
+    profile = own.profile(secret, "default-encryption")
+    by_mschap = AuthRequest("mschap2", b"joe", 1, bytes(16), bytes(49))
+    given = own.grant(secret, profile, "joe", "", by_mschap)
+    assert given.encryption == Policy(use, (56,), True)
+    assert given.keys == (keys_of(by_mschap, secret.password, server=True) if use != "no" else None)
+    assert grant(own, "joe").keys is None
 
 
 @pytest.mark.parametrize("address", ["10.67.0.77", str(OUTSIDE)])

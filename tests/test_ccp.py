@@ -135,6 +135,7 @@ def test_a_client_that_nobody_asks_has_no_keys():
     (YES, mppe(S), (NAK, mppe(H | S))),                 # stateful, which policy does not want
     (STATEFUL, mppe(S), (ACK, mppe(S))),
     (STATEFUL, mppe(H | S), (ACK, mppe(H | S))),        # H is never taken away
+    (YES, mppe(H | M | S | L | C), (NAK, mppe(H | S))),         # what Windows asks for
     (YES, mppe(H | S | C), (NAK, mppe(H | S))),         # compression
     (YES, mppe(H | S | D), (NAK, mppe(H | S))),         # obsolete
     (YES, mppe(H | S | 0xF0), (NAK, mppe(H | S))),

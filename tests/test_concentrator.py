@@ -4,8 +4,9 @@ import logging
 
 import pytest
 from headrace.control.address import mapped
-from headrace.control.link import IPCP_PROTOCOL, LCP_PROTOCOL, PAP_PROTOCOL, push_packet
+from headrace.control.link import CCP_PROTOCOL, IPCP_PROTOCOL, LCP_PROTOCOL, PAP_PROTOCOL, push_packet
 from headrace.control.log import Formatter, Limited
+from headrace.control.mppe import IN_CLEAR, Policy
 from headrace.control.sessions import STARTING
 from headrace.fastpath.punt import PuntKind
 from headrace.fastpath.table import ConfigFlag, State
@@ -49,6 +50,90 @@ def test_who_may_not_come_in_hears_it_and_is_in_the_list(tmp_path, method, user,
     assert client.link is None and client.down.stage == "authentication" and client.call_down
     failed(rig, user=user, stage="authentication", code=code, **{"caller-id": "10.0.1.1"})
     assert len(rig.core.sessions.failures.rows) == 1
+    client.lac.close()
+    rig.run(90)
+    rig.check_empty()
+
+
+def encrypting(tmp_path, use, **profile):
+    profiles = {"default-encryption": {"local-address": "10.67.0.1", "remote-address": "clients", "use-encryption": use, **profile}}
+    return Rig(tmp_path, configuration(profiles=profiles))
+
+
+@pytest.mark.parametrize("use, wanted, encoding, mtu", [
+    ("no", Policy("yes"), "", 1450), ("yes", IN_CLEAR, "", 1450), ("yes", Policy("yes"), "MPPE128 stateless", 1446),
+    ("require", Policy("yes", (40,)), "MPPE40 stateless", 1446)])
+def test_encryption_is_shown_and_told(tmp_path, caplog, use, wanted, encoding, mtu):
+    caplog.set_level("INFO")
+    rig = encrypting(tmp_path, use)
+    client = rig.dial(encryption=wanted)
+    session = rig.session("<l2tp-joe>")
+    row = session.row(rig.tables, rig.now)
+    assert (row["encoding"], row["mtu"], row["mru"]) == (encoding, mtu, 1450) and client.link.encoding == encoding
+    assert f"mtu {mtu}, mru 1450, {encoding or 'not encrypted'}" in caplog.text
+    client.close()
+    rig.run(5)
+    client.lac.close()
+    rig.run(90)
+    rig.check_empty()
+
+
+def test_encryption_that_goes_and_comes_is_a_change_and_no_reset(tmp_path, caplog):
+    """The address stays, and so does the record in force."""
+    caplog.set_level("INFO")
+    rig = encrypting(tmp_path, "yes")
+    client = rig.dial(encryption=Policy("yes"))
+    session, slot = rig.session("<l2tp-joe>"), rig.slot(client)
+    address, up_since = session.address, session.up_since
+    rig.core.sessions.installer.reset = None        # nobody calls it
+    for event, encoding, mtu in (("Close", "", 1450), ("Open", "MPPE128 stateless", 1446)) * 2:
+        client.ppp.ccp.fire(event, rig.now)
+        rig.run(10)
+        assert (session.link.encoding, session.link.mtu) == (encoding, mtu) and rig.tables.state(slot) == State.OPEN
+        assert f"<l2tp-joe>: still up, address {address}, mschap2, mtu {mtu}, mru 1450, {encoding or 'not encrypted'}" in caplog.text
+    assert (session.address, session.up_since) == (address, up_since)
+
+
+def test_a_peer_that_ends_what_is_required_is_in_the_list(tmp_path):
+    rig = encrypting(tmp_path, "require")
+    client = rig.dial(encryption=Policy("yes"))
+    client.ppp.ccp.fire("Close", rig.now)
+    rig.run(10)
+    assert not rig.core.sessions and client.call_down
+    failed(rig, user="joe", stage="ccp", code="no-encryption", reason="the peer ended CCP, and use-encryption is require")
+
+
+def test_a_peer_that_lost_the_thread(tmp_path):
+    """The worker is told to begin anew, before the peer hears that it does."""
+    rig = encrypting(tmp_path, "yes", **{"mppe-stateful": True})
+    client = rig.dial(encryption=Policy("yes", stateful=True))
+    assert rig.session("<l2tp-joe>").link.encoding == "MPPE128 stateful"
+    rig.sent.clear()
+    rig.core.frame(rig.frame(client, CCP_PROTOCOL, push_packet(14, 77)), rig.now)
+    rig.run(1)
+    slot, generation = rig.slot(client), rig.tables.generation(rig.slot(client))
+    assert rig.sent[-2:] == [(PuntKind.PUNT_REKEY, slot, generation, 0, None, b""),
+                             (PuntKind.PUNT_PPP, slot, generation, CCP_PROTOCOL, None, push_packet(15, 77))]
+
+
+def test_what_cannot_be_read_ends_the_session(tmp_path):
+    rig = encrypting(tmp_path, "yes")
+    client = rig.dial(encryption=Policy("yes"))
+    rig.core.frame(rig.frame(client, 0, kind=PuntKind.PUNT_UNREADABLE), rig.now)
+    rig.run(5)
+    assert client.down and not rig.core.sessions
+    failed(rig, user="joe", stage="ccp", code="unreadable")
+
+
+@pytest.mark.parametrize("use, wanted, method, stage, code", [
+    ("require", IN_CLEAR, "mschap2", "ccp", "no-encryption"), ("require", Policy("yes"), "chap", "authentication", "no-keys"),
+    ("require", Policy("yes"), "pap", "authentication", "no-keys")])
+def test_who_does_not_encrypt_where_it_is_required(tmp_path, use, wanted, method, stage, code):
+    rig = encrypting(tmp_path, use)
+    client = rig.dial(method=method, encryption=wanted)
+    rig.run(30)
+    assert client.link is None and client.down and client.call_down
+    failed(rig, user="joe", stage=stage, code=code)
     client.lac.close()
     rig.run(90)
     rig.check_empty()

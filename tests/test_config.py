@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from headrace.control import config, duration
 from headrace.control.config import ConfigError
+from headrace.control.mppe import Policy
 
 BASE = """\
 [concentrator]
@@ -45,6 +46,26 @@ def test_values(file):
     assert c.server.l2tp.listen == ("0.0.0.0:1701", "[::]:1702") and c.server.l2tp.keepalive_timeout == 90
 
 
+def test_only_the_profile_of_that_name_encrypts_by_default(file):
+    c = config.load(file(BASE + "[profiles.p]\nlocal-address = '10.1.0.1'\n"))
+    assert (c.profiles["default-encryption"].use_encryption, c.profiles["p"].use_encryption) == ("yes", "no")
+    assert config.restore(config.dump(c)) == c
+    keys = 'remote-address = "clients"\nuse-encryption = "no"\nmppe-strength = [40]'
+    told = config.load(file(BASE.replace('remote-address = "clients"', keys)))
+    assert told.profiles["default-encryption"].encryption == Policy("no", (40,), False)
+
+
+@pytest.mark.parametrize("added", [
+    "authentication = ['chap', 'mschap1']\n[profiles.p]\nlocal-address = '10.1.0.1'\nuse-encryption = 'require'\n"
+    "[secrets.ann]\npassword = 'x'\nprofile = 'p'\nremote-address = '10.1.0.2'",
+    "authentication = ['pap']\n[profiles.p]\nlocal-address = '10.1.0.1'\nuse-encryption = 'require'",      # of nobody
+    "authentication = ['pap']\n[profiles.p]\nlocal-address = '10.1.0.1'\nuse-encryption = 'yes'\n"
+    "[secrets.ann]\npassword = 'x'\nprofile = 'p'\nremote-address = '10.1.0.2'",
+])
+def test_authentication_that_may_carry_encryption(file, added):
+    assert config.load(file(BASE + added))
+
+
 def test_result_is_frozen(file):
     with pytest.raises(ValueError, match="frozen"):
         config.load(file(BASE)).server.l2tp.max_mtu = 1
@@ -76,8 +97,19 @@ MISTAKES = [
      'server.pptp.default-profile is "gold", which does not exist; the profiles are default-encryption'),
     ("[server.pptp]\nmax-sessions = 70000", 17, "server.pptp.max-sessions is 70000, but must not be above concentrator.max-sessions"),
     ("[client.l2tp.x]\nuser = 'x'", 16, "client is not in this version; take it out"),
-    ("[profiles.p]\nlocal-address = '10.1.0.1'\nuse-encryption = 'yes'", 18,
-     "profiles.p.use-encryption is not in this version; take it out"),
+    ("[profiles.p]\nlocal-address = '10.1.0.1'\nuse-encryption = 'default'", 18,
+     'profiles.p.use-encryption is "default", but must be "no", "yes" or "require"'),
+    ("[profiles.p]\nlocal-address = '10.1.0.1'\nuse-encryption = true", 18,
+     'profiles.p.use-encryption is true, but must be "no", "yes" or "require"'),
+    ("[profiles.p]\nlocal-address = '10.1.0.1'\nmppe-strength = [128, 64]", 18,
+     "profiles.p.mppe-strength[1] is 64, but must be 128, 56 or 40"),
+    ("[profiles.p]\nlocal-address = '10.1.0.1'\nmppe-strength = []", 18,
+     "profiles.p.mppe-strength is empty, but must have at least one element"),
+    ("[profiles.p]\nlocal-address = '10.1.0.1'\nmppe-strength = [40, 40]", 18,
+     "profiles.p.mppe-strength names 40 twice, and once would be right"),
+    ("authentication = ['chap', 'pap']\n[profiles.p]\nlocal-address = '10.1.0.1'\nuse-encryption = 'require'\n"
+     "[secrets.ann]\npassword = 'x'\nprofile = 'p'\nremote-address = '10.1.0.2'", 16,
+     'server.l2tp.authentication is chap, pap, but profile "p" has use-encryption = "require", and only mschap2 and mschap1 yield keys'),
     ("[profiles.p]\nlocal-address = '10.1.0.1'\nrate-limit = '1M'", 18, "profiles.p.rate-limit is not in this version; take it out"),
     ("[secrets.l2tp]\npassword = 'x'\nroutes = []", 18, "secrets.l2tp.routes is not in this version; take it out"),
     ("[secrets.ann]\nprofile = 'x'", 16, "secrets.ann.password is missing, and [secrets.ann] needs it"),

@@ -50,7 +50,7 @@ class Caller(peer.Caller):
         self.peer.say(self.header(protocol, ns) + payload)
 
     def ip(self, packet: bytes, ns: int | None = None) -> None:
-        self.data(IP, packet, ns)
+        self.data(*self.hidden(packet), ns)
 
 
 class Lac(peer.Peer):
@@ -121,11 +121,7 @@ class Lac(peer.Peer):
             at += 2
         protocol = int.from_bytes(data[at:at + 2])
         payload = data[at + 2:]
-        if protocol == IP:
-            caller.received.append(payload)
-            return
-        caller.frames.append((protocol, payload))
-        caller.ppp.receive(protocol, payload, now)
+        caller.heard(protocol, payload, now)
 
     def drain(self, now: float) -> None:
         """Carry events between the machines, and send what they want sent."""

@@ -13,10 +13,12 @@ from random import Random
 from typing import Any, TypeVar
 
 from headrace.control.address import mapped
-from headrace.control.link import LinkDown, LinkReset, LinkSettings, LinkUp
+from headrace.control.ccp import RESET_REQUEST
+from headrace.control.link import CCP_PROTOCOL, IP, CipherReset, LinkDown, LinkReset, LinkSettings, LinkUp, push_packet
 from headrace.control.ppp import PPP
 from peers.lab import TookTooLong
 
+from .encryption import ENCRYPTED, Encryption
 from .place import Place
 
 T = TypeVar("T")
@@ -35,6 +37,8 @@ class Caller:
         self.ups = 0                            # how often it came up
         self.down: LinkDown | None = None
         self.cleared: Any = None                # the CallDown
+        self.encryption: Encryption | None = None       # while some is in force
+        self.clear = 0                          # IP packets that came in clear
         self.received: list[bytes] = []         # IP packets
         self.frames: list[tuple[int, bytes]] = []           # what PPP heard: (protocol, packet)
         self.numbers: list[int] = []            # of the data packets that came, where they had one
@@ -47,6 +51,28 @@ class Caller:
         """A frame, by hand."""
         raise NotImplementedError
 
+    def hidden(self, packet: bytes) -> tuple[int, bytes]:
+        """The frame of an IP packet: protocol and payload, encrypted where that was agreed on."""
+        if self.encryption and self.encryption.sender:
+            return ENCRYPTED, self.encryption.hide(IP, packet)
+        return IP, packet
+
+    def heard(self, protocol: int, payload: bytes, now: float) -> None:
+        """A frame that came."""
+        if protocol == ENCRYPTED and self.encryption and self.encryption.receiver:
+            read = self.encryption.reveal(payload)
+            if read is None:
+                self.data(CCP_PROTOCOL, push_packet(RESET_REQUEST, self.encryption.unread & 255))
+            else:
+                assert read[0] == IP, f"what was read is of protocol {read[0]:04x}"
+                self.received.append(read[1])
+        elif protocol == IP:
+            self.clear += 1
+            self.received.append(payload)
+        else:
+            self.frames.append((protocol, payload))
+            self.ppp.receive(protocol, payload, now)
+
     def renegotiate(self) -> None:
         """Start LCP anew, as a client does whose line was switched."""
         now = time.monotonic()
@@ -58,8 +84,12 @@ class Caller:
         for event in self.ppp.events():
             if isinstance(event, LinkUp):
                 self.address, self.ups = str(event.local_address), self.ups + 1
+                self.encryption = Encryption(event.cipher) if event.cipher else None
+            elif isinstance(event, CipherReset):
+                assert self.encryption and self.encryption.sender
+                self.encryption.sender.flush = True
             elif isinstance(event, LinkReset):
-                self.address = ""
+                self.address, self.encryption = "", None
             elif isinstance(event, LinkDown):
                 self.address, self.down = "", event
         for protocol, packet in self.ppp.outgoing():

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from headrace.control.address import Path, shown
-from headrace.control.link import IP, LinkSettings
+from headrace.control.link import LinkSettings
 from headrace.control.pptp import Endpoint, Settings
 from headrace.control.pptpevents import CallDown, CallOpening, CallUp, ConnectionDown, ConnectionUp
 from headrace.control.reason import Reason
@@ -50,7 +50,7 @@ class Caller(peer.Caller):
         self.peer.say(self.packet(protocol, payload, ack=self.numbers[-1] if self.numbers else None))
 
     def ip(self, packet: bytes) -> None:
-        self.data(IP, packet)
+        self.data(*self.hidden(packet))
 
     def acknowledge(self) -> None:
         """Alone, as a peer does that has nothing to say."""
@@ -133,11 +133,7 @@ class Pns(peer.Peer):
         if data[at:at + 2] == b"\xff\x03":
             at += 2
         protocol, payload = int.from_bytes(data[at:at + 2]), data[at + 2:]
-        if protocol == IP:
-            caller.received.append(payload)
-            return
-        caller.frames.append((protocol, payload))
-        caller.ppp.receive(protocol, payload, now)
+        caller.heard(protocol, payload, now)
 
     def drain(self, now: float) -> None:
         for event in self.endpoint.events():

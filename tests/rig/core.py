@@ -197,7 +197,7 @@ class Rig:
                     continue
                 elif kind == PuntKind.PUNT_ARM:
                     self.armed.append(slot)
-                else:
+                elif kind == PuntKind.PUNT_PPP:
                     self.wire(("frame", slot, protocol, payload))
         for lac in self.lacs:
             lac.drain()
