@@ -28,8 +28,8 @@ from ..control.config import ConfigError
 from ..fastpath.table import LayoutError
 from . import flame, record
 from .command import sentences, sizes, some, split
+from .concentrator import Concentrator
 from .explain import explain
-from .headrace import Headrace
 from .lab import WIRES, LabError
 from .stages import Looker, each, open_tables, timing
 from .subject import MTU
@@ -77,9 +77,11 @@ def lab(cases: list[Case], seconds: float, perf: bool) -> Iterator[tuple[Row, fl
     first = cases[0]
     with prepared(PROTOCOLS[first.protocol].headrace, first.wire, "udp", first.sessions) as ready, contextlib.ExitStack() as stack:
         subject = ready.subject
-        assert isinstance(subject, Headrace) and subject.concentrator and ready.far
+        concentrator: Concentrator | None = getattr(subject, "concentrator", None)
+        if not concentrator or not ready.far:
+            raise LabError(f"{first.protocol} has no sessions that our generator can use")
         pid = subject.roles()["forwarder"][0]
-        looker = Looker(open_tables(subject.concentrator.run_dir / "tables"), pid)
+        looker = Looker(open_tables(concentrator.run_dir / "tables"), pid)
         stack.callback(looker.close)
         for case in cases:
             print(f"{case}: {seconds:g} s without timers, {seconds:g} s with them", file=sys.stderr)
