@@ -83,9 +83,9 @@ root:
 PEERS := build/peers
 $(PEERS)/.unpacked:
 	@mkdir -p $(PEERS)
-	@echo "unpacking l2tpns"; cd $(PEERS) && $(APT) update >/dev/null \
-	  && apt-get -q download l2tpns $$(apt-cache depends l2tpns | sed -n 's/.*Depends: \(libcli.*\)/\1/p') >/dev/null 2>&1 \
-	  && for package in *.deb; do dpkg-deb -x $$package .; done
+	@echo "unpacking l2tpns"; cd $(PEERS); \
+	fetch() { apt-get -q download l2tpns $$(apt-cache depends l2tpns | sed -n 's/.*Depends: \(libcli.*\)/\1/p') >/dev/null 2>&1; }; \
+	fetch || { $(APT) update >/dev/null && fetch; } && for package in *.deb; do dpkg-deb -x $$package . || exit 1; done
 	@touch $@
 
 packages: root $(PEERS)/.unpacked
