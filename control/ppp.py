@@ -29,6 +29,7 @@ from .link import (
     CHAP_PROTOCOL,
     IP,
     IPCP_PROTOCOL,
+    IPV6,
     IPV6CP_PROTOCOL,
     LCP_PROTOCOL,
     LEAST_IPV6_MTU,
@@ -50,7 +51,7 @@ __all__ = ["PPP", "Accept", "AuthRequest", "CipherReset", "LinkDown", "LinkReset
 DEAD, ESTABLISH, AUTHENTICATE, NETWORK, TERMINATE = range(5)
 
 # What may arrive without a layer that waits for it, and is then no news.
-QUIET = (IP, PAP_PROTOCOL, CHAP_PROTOCOL)
+QUIET = (IP, IPV6, PAP_PROTOCOL, CHAP_PROTOCOL)
 
 MPPE_HEADER = 4     # octets by which a packet grows: MPPE's header, and the protocol number that it hides
 
