@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..fastpath import cpu
 from ..fastpath.packet import Verdict
 from . import config as configuration
 from .api import Ambiguous, NotFound
@@ -52,7 +53,8 @@ class Operations:
         return self.concentrator.sessions.failures.rows
 
     def stats(self) -> dict[str, Any]:
-        """Verdicts over all workers, each worker's own counters, what offloads are in force, what the tables hold."""
+        """Verdicts over all workers, each worker's own counters, what offloads and what variant of the kernels are in force, what the
+        tables hold."""
         own = self.concentrator
         records = own.tables.worker_records()
         verdicts = records["verdicts"].sum(axis=0)
@@ -61,6 +63,7 @@ class Operations:
             "verdicts": {Verdict(i).name.lower().replace("_", "-"): int(verdicts[i]) for i in range(1, Verdict.VERDICTS)},
             "workers": [{c.replace("_", "-"): int(row[c]) for c in columns} for row in records],
             "offload": self.offload,
+            "cpu": cpu.name(),
             "tables": {"sessions": len(own.sessions), "tunnels": sum(len(service) for service in own.services),
                        "starting": own.sessions.starting, "waiting": len(own.sessions.waiting),
                        "max-sessions": own.ids.max_sessions, "banks": own.tables.banks},

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hashlib import sha1
 from pathlib import Path
 
+import headrace.fastpath._probe_mppe as probe
 import pytest
 from Cryptodome.Cipher import ARC4
-from headrace.fastpath import _probe_mppe as probe
 from headrace.fastpath import cpu
 from headrace.fastpath.packet import Verdict
 from hypothesis import given, settings

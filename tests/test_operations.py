@@ -7,6 +7,7 @@ from headrace.control import config as configuration_file
 from headrace.control import operations
 from headrace.control.api import Ambiguous, NotFound
 from headrace.control.operations import Operations
+from headrace.fastpath import cpu
 from rig.core import Rig, configuration
 
 KEYS = {"name", "user", "service", "caller-id", "address", "uptime", "idle-time", "encoding", "mtu", "mru", "rx-bytes", "tx-bytes",
@@ -113,6 +114,7 @@ def test_stats(rig, own):
     rig.dial()
     numbers = own.stats()
     assert numbers["tables"] == {"sessions": 1, "tunnels": 1, "starting": 0, "waiting": 0, "max-sessions": 1000, "banks": 1}
+    assert numbers["cpu"] in cpu.available()
     assert numbers["offload"] == {"tun": "uso", "udp": True} and len(numbers["workers"]) == 1 and "drop-peer" in numbers["verdicts"]
 
 
