@@ -63,6 +63,11 @@ def serve(file: File = None) -> None:
 
 def _serve(path: Path) -> None:
     from . import log
+    from .tun import SetupError
+    try:
+        importlib.import_module("headrace.fastpath.cpu")
+    except ValueError as error:             # what HEADRACE_CPU says is looked at once, there
+        raise SetupError(str(error))
     from .supervisor import Supervisor
     config = configuration.load(path)
     log.start(config.concentrator.log)

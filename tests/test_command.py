@@ -220,6 +220,14 @@ def test_what_to_dial(place):
     assert "nobody can dial in" in example.dial(config.Config())[0]
 
 
+def test_a_variant_that_the_cpu_does_not_have_is_one_sentence(place):
+    path = place / "new.toml"
+    result = subprocess.run([sys.executable, "-m", "headrace.control", "run", "-c", str(path)], capture_output=True, text=True,
+                            env=os.environ | {"HEADRACE_CPU": "fast"})
+    assert result.returncode == 1 and result.stderr.startswith("headrace: HEADRACE_CPU: no level 'fast': this CPU has portable")
+    assert result.stderr.count("\n") == 1
+
+
 def test_run_without_root_says_so(place):
     """The real program, from its start to its first failure: a run directory that cannot be made."""
     path = place / "new.toml"
