@@ -217,7 +217,8 @@ def throughput(
 
 @app.command(epilog="Example: headrace bench setup --sessions 10000 --auth pap --json setup.json")
 def setup(sessions: Sessions = 10000,
-          tunnels: Annotated[int, typer.Option(min=1, help="That carry them.")] = 10,
+          tunnels: Annotated[int, typer.Option(min=1, help="That carry them; of PPTP, connections.")] = 10,
+          protocol: Annotated[str, typer.Option(callback=some(("l2tp", "pptp")), help="Of the tunnels, one of them.")] = "l2tp",
           auth: Auth = "mschap2", rate: Rate = 0, window: Window = 256,
           repeat: Annotated[int, typer.Option(min=1, help="Runs, each with a new concentrator.")] = 3,
           peer: Annotated[str, typer.Option(callback=some(("l2tpns",)), help="In turn with it: l2tpns, which knows pap and chap.")] = "",
@@ -226,7 +227,7 @@ def setup(sessions: Sessions = 10000,
     from . import setup as bench
     with sentences():
         ready(json, plot)
-        rows = bench.measure(sessions, tunnels, auth, rate, window, repeat, split(peer), Console(stderr=True).print)
+        rows = bench.measure(sessions, tunnels, auth, rate, window, repeat, split(peer), Console(stderr=True).print, protocol)
         show(bench.table(rows))
         strangers([{"foreign_share": row["foreign"]} for row in rows])
         for row in rows:

@@ -38,13 +38,13 @@ def password(number: int) -> str:
 
 
 def configuration(run_dir: Path, concentrator: dict[str, Any], server: dict[str, Any]) -> dict[str, Any]:
-    """All but the users; the arguments are keys of [concentrator] and [server.l2tp] that shall be others."""
+    """All but the users; the arguments are keys of [concentrator] and of each [server.NAME] that shall be others."""
+    both = {"enabled": True, "authentication": ["mschap2", "mschap1", "chap", "pap"], "default-profile": "default", **server}
     return {
         "concentrator": {"interface": "hr0", "workers": 1, "run-dir": str(run_dir), "log": "info", **concentrator},
         "pools": {"clients": POOLS},
         "profiles": {"default": {"local-address": INSIDE, "remote-address": "clients"}},
-        "server": {"l2tp": {"enabled": True, "listen": ["0.0.0.0:1701"], "authentication": ["mschap2", "mschap1", "chap", "pap"],
-                            "default-profile": "default", **server}},
+        "server": {"l2tp": both, "pptp": both},
     }
 
 

@@ -1,8 +1,9 @@
-"""The load generator: a LAC with many tunnels, and a PPP client behind each of its calls.
+"""The load generator: a peer with many tunnels, and a PPP client behind each of its calls.
 
-    dial -> Endpoint (control/l2tp.py) -> CallUp -> PPP as client (control/ppp.py) -> LinkUp
+    dial -> Endpoint (control/l2tp.py, pptp.py) -> CallUp -> PPP as client (control/ppp.py) -> LinkUp
 
-Many tunnels share a socket. A link that is up costs nothing here: lines.pyx answers its echoes.
+As LAC (L2tpLoad), many tunnels share a socket, and a link that is up costs nothing here: lines.pyx answers its echoes. pptpload.py is
+the PNS.
 
 As a process it says "ready" on standard output, begins when a line comes on standard input, and writes a line of JSON when
 all sessions are up or no more come; then one for each further line that comes, with what happened since; the end of input is
@@ -22,6 +23,7 @@ import sys
 import time
 from array import array
 from collections import deque
+from collections.abc import Callable
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -66,7 +68,7 @@ class Ids:
 class Subscriber:
     """One PPP client. `begun` is when its first packet was due, `took` how long until IPCP was open."""
 
-    __slots__ = ("begun", "head", "key", "line", "number", "ppp", "took")
+    __slots__ = ("begun", "head", "heard", "key", "line", "number", "ppp", "sequence", "took")
 
     def __init__(self, number: int, key: tuple[int, int], begun: float) -> None:
         self.number, self.key, self.begun = number, key, begun
@@ -74,10 +76,13 @@ class Subscriber:
         self.head = (0, 0)              # the peer's ids
         self.ppp: PPP | None = None
         self.took = 0.0
+        self.sequence, self.heard = 0, -1       # of what is sent next, and of what came last, where data is numbered
 
 
 class Load:
-    """So many subscribers in so many tunnels of one concentrator."""
+    """So many subscribers in so many tunnels of one concentrator; a subclass brings the wire."""
+    endpoint: Any
+    sockets: list[socket.socket]
 
     def __init__(self, peer: tuple[str, int], sessions: int, tunnels: int, method: str, rate: float = 0, window: int = 0,
                  network: IPv4Network | None = None) -> None:
@@ -85,29 +90,56 @@ class Load:
         socket has an address of its own of this network, all of which is local here."""
         self.sessions, self.tunnels, self.method = sessions, tunnels, method
         self.rate, self.window = rate or math.inf, window or sessions
-        self.sockets = [open_socket(peer, str(network[n + 1]) if network else "") for n in range(min(tunnels, SOCKETS))]
-        each = -(-sessions // tunnels)
-        self.lines = Lines(array("i", [s.fileno() for s in self.sockets]), tunnels, each)
-        here = [s.getsockname()[:2] for s in self.sockets]
-        there = mapped(socket.inet_pton(self.sockets[0].family, peer[0]))
-        self.paths = [Path(line, mapped(socket.inet_pton(self.sockets[0].family, host)), port, there, peer[1])
-                      for line, (host, port) in enumerate(here)]
-        # A peer that keeps quiet is no news to a generator: it is the concentrator that asks whether anybody lives.
-        settings = Settings(host_name="load", vendor_name="headrace", hello=math.inf, setup=math.inf, receive_window=64)
         self.random = random.Random()
-        self.endpoint = Endpoint(settings, Ids(), self.random.randbytes)
         self.dialled: list[int] = []                    # tunnel ids, in the order of dialling
         self.subscribers: dict[tuple[int, int], Subscriber] = {}
         self.coming: deque[tuple[float, Subscriber]] = deque()      # when to look at whom, next first
         self.touched: dict[tuple[int, int], Subscriber] = {}
-        self.outbox: list[list[bytes]] = [[] for _ in self.sockets]
         self.begun = self.up = self.failed = self.lost = 0
         self.first_reason = ""
         self.started = self.finished = 0.0
         self.poller = select.epoll()
-        self.by_fd = {s.fileno(): line for line, s in enumerate(self.sockets)}
-        for fd in self.by_fd:
-            self.poller.register(fd, select.EPOLLIN)
+        self.readers: dict[int, Callable[[float], None]] = {}
+        self.wire(peer, network)
+        self.outbox: list[list[bytes]] = [[] for _ in self.sockets]
+
+    # -- what a subclass brings
+
+    def wire(self, peer: tuple[str, int], network: IPv4Network | None) -> None:
+        """Make the endpoint and its sockets, which are the lines of what is sent."""
+        raise NotImplementedError
+
+    def dial(self, place: int, now: float) -> int:
+        """A tunnel's id; `place` counts them."""
+        raise NotImplementedError
+
+    def hear(self, now: float) -> None:
+        """What happened to calls and tunnels."""
+        raise NotImplementedError
+
+    def say(self) -> None:
+        """What the endpoint wants sent goes out, or into the outbox."""
+        raise NotImplementedError
+
+    def frame(self, s: Subscriber, protocol: int, packet: bytes) -> bytes:
+        """A PPP packet with its tunnel's header."""
+        raise NotImplementedError
+
+    def send(self, line: int, datagrams: list[bytes]) -> None:
+        raise NotImplementedError
+
+    def link_up(self, s: Subscriber, event: LinkUp) -> None: ...
+
+    def link_gone(self, s: Subscriber) -> None: ...
+
+    def watch(self, sock: socket.socket, reader: Callable[[float], None]) -> None:
+        """Have it read when something comes."""
+        self.readers[sock.fileno()] = reader
+        self.poller.register(sock, select.EPOLLIN)
+
+    def unwatch(self, sock: socket.socket) -> None:
+        self.poller.unregister(sock)
+        del self.readers[sock.fileno()]
 
     # -- one turn
 
@@ -129,9 +161,9 @@ class Load:
         now = time.monotonic()
         asked = False
         for fd, _ in ready:
-            if fd in self.by_fd:
-                self.read(self.by_fd[fd], now)
-            else:
+            if fd in self.readers:
+                self.readers[fd](now)
+            elif fd == sys.stdin.fileno():
                 asked = True
         self.settle(now)
         return asked
@@ -143,7 +175,7 @@ class Load:
         for number in range(self.begun, due):
             place = number % self.tunnels
             if place == len(self.dialled):
-                self.dialled.append(self.endpoint.dial(self.paths[place % len(self.paths)], now))
+                self.dialled.append(self.dial(place, now))
             session = self.endpoint.place_call(self.dialled[place], now)
             key = self.dialled[place], session
             self.subscribers[key] = Subscriber(number, key, max(now, self.started + number / self.rate) if self.rate < math.inf else now)
@@ -161,37 +193,13 @@ class Load:
                 self.touched[s.key] = s
             self.coming.append((now + LOOK, s))
 
-    def read(self, line: int, now: float) -> None:
-        more = True
-        while more:
-            control, data, more = self.lines.receive(line)
-            path = self.paths[line]
-            for message in control:
-                self.endpoint.receive(path, message, now)
-            if control:
-                self.hear(now)
-            for tunnel, session, protocol, information in data:
-                s = self.subscribers.get((tunnel, session))
-                if s is not None and s.ppp is not None:
-                    s.ppp.receive(protocol, information, now)
-                    self.touched[s.key] = s
-            self.settle(now)
-
-    def hear(self, now: float) -> None:
-        """What happened to calls and tunnels."""
-        for event in self.endpoint.events():
-            if isinstance(event, CallUp):
-                s = self.subscribers[event.tunnel_id, event.session_id]
-                s.line, s.head = event.path.port, (event.peer_tunnel_id, event.peer_session_id)
-                settings = LinkSettings(authentication=(self.method,), name="load", user=user(s.number), password=password(s.number))
-                s.ppp = PPP("client", settings, self.random)
-                s.ppp.open(now)
-                self.touched[s.key] = s
-                self.coming.append((now + LOOK, s))
-            elif isinstance(event, CallDown):
-                self.end((event.tunnel_id, event.session_id), event.reason)
-            elif isinstance(event, TunnelDown):
-                self.first_reason = self.first_reason or event.reason.text
+    def answer(self, s: Subscriber, now: float) -> None:
+        """A call is up: its link begins."""
+        settings = LinkSettings(authentication=(self.method,), name="load", user=user(s.number), password=password(s.number))
+        s.ppp = PPP("client", settings, self.random)
+        s.ppp.open(now)
+        self.touched[s.key] = s
+        self.coming.append((now + LOOK, s))
 
     def end(self, key: tuple[int, int], reason: Reason) -> None:
         """A session is gone, or never came."""
@@ -200,7 +208,7 @@ class Load:
             return
         self.first_reason = self.first_reason or reason.text
         if s.took:
-            self.lines.down(*key)
+            self.link_gone(s)
             self.lost += 1
         else:
             self.failed += 1
@@ -209,27 +217,25 @@ class Load:
     def settle(self, now: float) -> None:
         """Events, then what is to be sent: a call's ICCN before what its link says."""
         self.hear(now)
-        for path, datagram in self.endpoint.outgoing():
-            self.outbox[path.port].append(datagram)
+        self.say()
         while self.touched:
             touched, self.touched = self.touched, {}
             for s in touched.values():
                 self.drain(s, now)
         for line, datagrams in enumerate(self.outbox):
             if datagrams:
-                self.lines.send(line, datagrams)
+                self.send(line, datagrams)
                 datagrams.clear()
 
     def drain(self, s: Subscriber, now: float) -> None:
         assert s.ppp is not None
-        tunnel, session = s.head
         events = s.ppp.events()
         box = self.outbox[s.line]
         for protocol, packet in s.ppp.outgoing():
-            box.append(HEAD.pack(PPP_DATA, tunnel, session, ALL_STATIONS, protocol) + packet)
+            box.append(self.frame(s, protocol, packet))
         for event in events:
             if isinstance(event, LinkUp):
-                self.lines.up(*s.key, tunnel, session, event.our_magic)
+                self.link_up(s, event)
                 if not s.took:
                     s.took = now - s.begun
                     self.up += 1
@@ -258,7 +264,7 @@ class Load:
                 "timeline": timeline(sorted(s.begun + s.took - self.started for s in there)), **self.counts()}
 
     def counts(self) -> dict[str, Any]:
-        return {"lost": self.lost, "echoes": self.lines.echoes, "strange": self.lines.strange, "cpu": time.process_time()}
+        return {"lost": self.lost, "cpu": time.process_time()}
 
     def serve(self) -> None:
         """Answer until the end of standard input, and say what happened for each line that comes there."""
@@ -280,6 +286,73 @@ class Load:
             self.turn(until)
         for s in self.sockets:
             s.close()
+
+
+class L2tpLoad(Load):
+    """Subscribers of an LNS."""
+
+    def wire(self, peer: tuple[str, int], network: IPv4Network | None) -> None:
+        self.sockets = [open_socket(peer, str(network[n + 1]) if network else "") for n in range(min(self.tunnels, SOCKETS))]
+        each = -(-self.sessions // self.tunnels)
+        self.lines = Lines(array("i", [s.fileno() for s in self.sockets]), self.tunnels, each)
+        here = [s.getsockname()[:2] for s in self.sockets]
+        there = mapped(socket.inet_pton(self.sockets[0].family, peer[0]))
+        self.paths = [Path(line, mapped(socket.inet_pton(self.sockets[0].family, host)), port, there, peer[1])
+                      for line, (host, port) in enumerate(here)]
+        # A peer that keeps quiet is no news to a generator: it is the concentrator that asks whether anybody lives.
+        settings = Settings(host_name="load", vendor_name="headrace", hello=math.inf, setup=math.inf, receive_window=64)
+        self.endpoint = Endpoint(settings, Ids(), self.random.randbytes)
+        for line, sock in enumerate(self.sockets):
+            self.watch(sock, lambda now, line=line: self.read(line, now))       # type: ignore[misc]
+
+    def dial(self, place: int, now: float) -> int:
+        return self.endpoint.dial(self.paths[place % len(self.paths)], now)
+
+    def read(self, line: int, now: float) -> None:
+        more = True
+        while more:
+            control, data, more = self.lines.receive(line)
+            path = self.paths[line]
+            for message in control:
+                self.endpoint.receive(path, message, now)
+            if control:
+                self.hear(now)
+            for tunnel, session, protocol, information in data:
+                s = self.subscribers.get((tunnel, session))
+                if s is not None and s.ppp is not None:
+                    s.ppp.receive(protocol, information, now)
+                    self.touched[s.key] = s
+            self.settle(now)
+
+    def hear(self, now: float) -> None:
+        for event in self.endpoint.events():
+            if isinstance(event, CallUp):
+                s = self.subscribers[event.tunnel_id, event.session_id]
+                s.line, s.head = event.path.port, (event.peer_tunnel_id, event.peer_session_id)
+                self.answer(s, now)
+            elif isinstance(event, CallDown):
+                self.end((event.tunnel_id, event.session_id), event.reason)
+            elif isinstance(event, TunnelDown):
+                self.first_reason = self.first_reason or event.reason.text
+
+    def say(self) -> None:
+        for path, datagram in self.endpoint.outgoing():
+            self.outbox[path.port].append(datagram)
+
+    def frame(self, s: Subscriber, protocol: int, packet: bytes) -> bytes:
+        return HEAD.pack(PPP_DATA, *s.head, ALL_STATIONS, protocol) + packet
+
+    def send(self, line: int, datagrams: list[bytes]) -> None:
+        self.lines.send(line, datagrams)
+
+    def link_up(self, s: Subscriber, event: LinkUp) -> None:
+        self.lines.up(*s.key, *s.head, event.our_magic)
+
+    def link_gone(self, s: Subscriber) -> None:
+        self.lines.down(*s.key)
+
+    def counts(self) -> dict[str, Any]:
+        return {**super().counts(), "echoes": self.lines.echoes, "strange": self.lines.strange}
 
 
 def at(ordered: list[float], share: float) -> float | None:
@@ -309,6 +382,7 @@ def open_socket(peer: tuple[str, int], local: str = "") -> socket.socket:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--peer", required=True, type=address, help="IP:PORT of the concentrator")
+    p.add_argument("--protocol", choices=("l2tp", "pptp"), default="l2tp")
     p.add_argument("--sessions", type=int, default=1000)
     p.add_argument("--tunnels", type=int, default=10)
     p.add_argument("--auth", choices=("mschap2", "mschap1", "chap", "pap"), default="mschap2")
@@ -317,7 +391,11 @@ def main() -> None:
     p.add_argument("--from", dest="network", type=IPv4Network, help="a network that is local here: an address of it for each socket")
     p.add_argument("--patience", type=float, default=30, help="seconds without a new session after which the rest has failed")
     a = p.parse_args()
-    load = Load(a.peer, a.sessions, a.tunnels, a.auth, a.rate, a.window, a.network)
+    kind: type[Load] = L2tpLoad
+    if a.protocol == "pptp":
+        from .pptpload import PptpLoad
+        kind = PptpLoad
+    load = kind(a.peer, a.sessions, a.tunnels, a.auth, a.rate, a.window, a.network)
     print("ready", flush=True)
     asked = sys.stdin.readline()
     if not asked:

@@ -24,6 +24,7 @@ from .concentrator import Concentrator
 from .lab import HOST, PEER, Lab, LabError, busy
 
 OUTER = "10.200.0.0/16"     # the generator's outer addresses
+PORTS = {"l2tp": 1701, "pptp": 1723}
 PATIENCE = 30.0         # seconds without another session
 FULL = 0.9              # of a core
 SERVERS = ("control", "forwarder", "l2tpns")        # processes that may fill one
@@ -32,13 +33,15 @@ SERVERS = ("control", "forwarder", "l2tpns")        # processes that may fill on
 class Generator:
     """load.py as a process in the lab; ready to begin once constructed."""
 
-    def __init__(self, lab: Lab, sessions: int, tunnels: int, method: str = "mschap2", rate: float = 0, window: int = 0) -> None:
+    def __init__(self, lab: Lab, sessions: int, tunnels: int, method: str = "mschap2", rate: float = 0, window: int = 0,
+                 protocol: str = "l2tp") -> None:
         self.side = lab.peer
         lab.peer.run("ip", "route", "add", "local", OUTER, "dev", "lo")
         lab.host.run("ip", "route", "add", OUTER, "via", PEER)
         self.process = lab.peer.spawn(
-            [sys.executable, "-m", "headrace.bench.load", "--peer", f"{HOST}:1701", "--sessions", str(sessions), "--tunnels", str(tunnels),
-             "--from", OUTER, "--auth", method, "--rate", str(rate), "--window", str(window), "--patience", str(PATIENCE)],
+            [sys.executable, "-m", "headrace.bench.load", "--peer", f"{HOST}:{PORTS[protocol]}", "--protocol", protocol,
+             "--sessions", str(sessions), "--tunnels", str(tunnels), "--from", OUTER, "--auth", method,
+             "--rate", str(rate), "--window", str(window), "--patience", str(PATIENCE)],
             None, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         if self._line() != "ready\n":
             raise LabError("the load generator did not start")
@@ -70,11 +73,12 @@ SUBJECTS: dict[str, Callable[[Lab, int], Concentrator | l2tpns.Server]] = {
 PEERS = {"l2tpns": l2tpns.found}        # each with what says that it is not installed
 
 
-def run(sessions: int, tunnels: int, method: str, rate: float, window: int, subject: str = "headrace") -> dict[str, Any]:
+def run(sessions: int, tunnels: int, method: str, rate: float, window: int, subject: str = "headrace",
+        protocol: str = "l2tp") -> dict[str, Any]:
     """One run with a new concentrator."""
     cores = range(os.cpu_count() or 1)
     with Lab() as lab, SUBJECTS[subject](lab, sessions) as concentrator:
-        generator = Generator(lab, sessions, tunnels, method, rate, window)
+        generator = Generator(lab, sessions, tunnels, method, rate, window, protocol)
         cpu, ticks, begun = concentrator.cpu(), [busy(core)[0] for core in cores], time.monotonic()
         load = generator.ask()
         elapsed = time.monotonic() - begun
@@ -93,16 +97,16 @@ def run(sessions: int, tunnels: int, method: str, rate: float, window: int, subj
 
 
 def measure(sessions: int, tunnels: int, method: str, rate: float, window: int, repeat: int, peers: list[str],
-            say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """So many runs of headrace, and of each peer in turn with it, as rows."""
+            say: Callable[[str], None], protocol: str = "l2tp") -> list[dict[str, Any]]:
+    """So many runs of headrace, and of each peer in turn with it, as rows. A tunnel of PPTP is a control connection."""
     for peer in peers:
         PEERS[peer]()
-    case = {"sessions": sessions, "tunnels": tunnels, "auth": method, "rate": rate, "window": window}
+    case = {"protocol": protocol, "sessions": sessions, "tunnels": tunnels, "auth": method, "rate": rate, "window": window}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ["headrace", *peers]}
     for i in range(repeat):
         for name, done in runs.items():
             say(f"{name}: {sessions} sessions, {method} {i + 1}/{repeat}")
-            done.append(run(sessions, tunnels, method, rate, window, name))
+            done.append(run(sessions, tunnels, method, rate, window, name, protocol))
     return [result({"subject": name, **case}, done) for name, done in runs.items()]
 
 
@@ -128,12 +132,12 @@ def result(case: dict[str, Any], runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    t = Table("subject", "sessions", "tunnels", "auth", title="sessions that come up", box=None)
+    t = Table("subject", "protocol", "sessions", "tunnels", "auth", title="sessions that come up", box=None)
     for head in ("a second", "p50 ms", "p99 ms", "CPU ms each", "failed", "full"):
         t.add_column(head, justify="right")
     for r in rows:
         def number(key: str, form: str, row: dict[str, Any] = r) -> str:
             return "" if row[key] is None else format(row[key], form)
-        t.add_row(r["subject"], str(r["sessions"]), str(r["tunnels"]), r["auth"], number("per_second", ".0f"), number("p50_ms", ".0f"),
-                  number("p99_ms", ".0f"), number("cpu_ms", ".3f"), str(r["failed"]), r["bottleneck"])
+        t.add_row(r["subject"], r["protocol"], str(r["sessions"]), str(r["tunnels"]), r["auth"], number("per_second", ".0f"),
+                  number("p50_ms", ".0f"), number("p99_ms", ".0f"), number("cpu_ms", ".3f"), str(r["failed"]), r["bottleneck"])
     return t

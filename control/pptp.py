@@ -52,6 +52,11 @@ class Endpoint(Machine):
         """Connections, those that are closing among them."""
         return len(self._connections)
 
+    @property
+    def settled(self) -> bool:
+        """Nobody is left: at the end, all goodbyes were heard or given up."""
+        return not self._connections
+
     # -- in
 
     def accept(self, path: Path, now: float) -> int:

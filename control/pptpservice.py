@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..fastpath.packet import Kind
@@ -22,6 +23,7 @@ log = logging.getLogger("headrace.pptp")
 # Result and error codes of a CDN (RFC 2637 section 2.13): lost carrier, an error of the PAC, no resource; else 3, administrative.
 CDN_RESULT = {"no-echo": (1, 0), "peer-terminated": (1, 0), "internal": (2, PAC_ERROR), "full": (2, NO_RESOURCE),
               "stalled": (2, NO_RESOURCE)}
+INTERNAL = Reason("tunnel", "internal", "a defect in headrace, told in its log")
 
 
 class Call(NamedTuple):
@@ -63,7 +65,13 @@ class Pptp(Service):
         return 0 if self.stopping else self.endpoint.accept(path, now)
 
     def receive(self, connection: int, data: bytes, now: float) -> None:
-        self.endpoint.receive(connection, data, now)
+        """Octets of a connection. A defect that they uncover ends it, and nothing else."""
+        try:
+            self.endpoint.receive(connection, data, now)
+        except Exception as error:
+            self.core.sessions.defect(error, now)
+            with suppress(Exception):
+                self.endpoint.closed(connection, now, INTERNAL)
 
     def closed(self, connection: int, now: float) -> None:
         self.endpoint.closed(connection, now)
@@ -136,7 +144,7 @@ class Pptp(Service):
 
     @property
     def settled(self) -> bool:
-        return not len(self.endpoint)
+        return self.endpoint.settled
 
     @property
     def counts(self) -> Mapping[str, int]:

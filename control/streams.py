@@ -71,11 +71,15 @@ class Stream(asyncio.BufferedProtocol):
     def connection_made(self, transport: Any) -> None:
         self.transport: asyncio.Transport = transport
         sock = transport.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in ALIVE:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in ALIVE:
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+            path = Path(self.port, *end(sock.getsockname()), *end(sock.getpeername()))
+        except OSError:             # it was reset before we came to it
+            transport.abort()
+            return
         transport.set_write_buffer_limits(high=UNREAD // 4)
-        path = Path(self.port, *end(transport.get_extra_info("sockname")), *end(transport.get_extra_info("peername")))
         self.streams.before()
         self.number = self.streams.service.accept(path, time.monotonic())
         if not self.number:

@@ -43,6 +43,16 @@ def test_set_up_in_the_shape_of_results(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.parametrize("tunnels", [5, 100])
+def test_set_up_by_pptp(tmp_path: Path, tunnels: int) -> None:
+    """Several calls a connection, and a connection each."""
+    row = bench("setup", tmp_path / "setup.json", "--protocol", "pptp", "--sessions", "100", "--tunnels", str(tunnels), "--repeat", "1")
+    assert (row["protocol"], row["sessions"], row["tunnels"], row["failed"]) == ("pptp", 100, tunnels, 0)
+    (run,) = row["samples"]
+    assert run["up"] == run["there"] == 100 and not run["reason"] and row["p50_ms"] < 1000 and row["cpu_ms"] > 0.02
+
+
+@pytest.mark.root
 def test_idle_sessions_answer_every_echo(tmp_path: Path) -> None:
     """Two seconds of silence bring an echo request to each of them, again and again; nobody is lost."""
     row = bench("idle", tmp_path / "idle.json", "--sessions", "500", "--tunnels", "5", "--minutes", "0.1", "--keepalive", "2s")

@@ -38,8 +38,8 @@ def configuration(**changes: Any) -> Config:
         "secrets": {"joe": {"password": "1"}, "ann": {"password": "2"}},
         "server": {"l2tp": {"enabled": True, "authentication": list(METHODS)}}}
     for name, value in changes.items():
-        if name == "l2tp":
-            raw["server"]["l2tp"] |= value
+        if name in ("l2tp", "pptp"):
+            raw["server"][name] = raw["server"].get(name, {}) | value
         else:
             raw[name] = raw.get(name, {}) | value
     return Config.model_validate(raw)
