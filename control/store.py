@@ -63,7 +63,8 @@ class Store:
     def open(self, kind: str, **arguments: Any) -> list[str]:
         """Have the supervisor open something, with its privileges; the names it keeps it under.
 
-        kind "udp": listen="0.0.0.0:1701", a socket for each worker.
+        kind "udp": listen="0.0.0.0:1701", a socket for each worker; "tcp": listen="0.0.0.0:1723"; "gre": address="0.0.0.0", a socket
+        for each worker.
         """
         return self._ask([], "open", kind=kind, arguments=arguments)[0]["names"]
 

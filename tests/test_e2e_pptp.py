@@ -7,6 +7,7 @@ import struct
 import threading
 import time
 from dataclasses import replace
+from random import Random
 
 import pytest
 from headrace.control.pptpmessage import Stream, encode
@@ -137,6 +138,37 @@ def test_order_is_restored_and_nothing_comes_twice(here, pns):
         client.say(packet)
     reaches(ann, 9)
     assert [number(p)[1] for p in joe.received] == [n for n in range(60) if n not in (45, 46)]
+
+
+def fates(count, seed):
+    """An order in which packets arrive: one in 20 is lost, one in 20 doubled, one in 10 comes up to 8 places late."""
+    random, order, lost = Random(seed), [], set()
+    for n in range(count):
+        fate = random.random()
+        if fate < 0.05:
+            lost.add(n)
+            continue
+        order += [(n, n)] * (2 if fate < 0.10 else 1)
+        if fate > 0.90:
+            order[-1] = n + random.randint(1, 8) + 0.5, n
+    return [n for _, n in sorted(order)], lost
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_wire_that_loses_doubles_and_swaps(here, pns, workers):
+    """What arrives at all arrives once and in order."""
+    here({"workers": workers}, OTHER if workers > 1 else None, pptp={"keepalive-timeout": "0s"})
+    client = pns()
+    joe, ann = client.call("joe"), client.call("ann")
+    count = 3000
+    order, lost = fates(count, workers)
+    packets = [ann.packet(0x21, numbered(ann.address, joe.address, 1, n)) for n in range(count)]
+    for at in range(0, len(order), 50):
+        for n in order[at:at + 50]:
+            client.say(packets[n])
+        client.settle()
+    client.until("all have come", lambda: len(joe.received) >= count - len(lost), 10)
+    assert [number(packet)[1] for packet in joe.received] == [n for n in range(count) if n not in lost]
 
 
 def test_wrong_password_and_a_full_house(here, pns):
