@@ -23,7 +23,7 @@ from ..fastpath.prefix cimport address_hash
 from ..fastpath.table cimport Session, Table, Tables, slot_of
 from ..fastpath.timer cimport rearm_all, turn
 from ..fastpath.up cimport admit, decap, link
-from ..fastpath.worker cimport BATCH, HEADROOM, PORT_UDP, Out, Worker
+from ..fastpath.worker cimport BATCH, HEADROOM, Out, Worker
 
 cdef extern from * nogil:
     """
@@ -231,7 +231,7 @@ cdef class Stages:
         cdef int n = 0
         self.kind = kind
         if kind == UP:
-            decap(w, PORT_UDP)
+            decap(w, &w.listener[0])
             start = self._lap(start, 0)
             order(w)
             start = self._lap(start, 1)

@@ -6,9 +6,9 @@ cannot help itself then, and control hears of it.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from .bytes cimport store16, store32
+from .bytes cimport store16
 from .cipher cimport STATE_WAITING, CipherState
-from .encap cimport push_tunnel
+from .encap cimport push_frame
 from .encrypt cimport cipher_of
 from .mppe cimport MPPE_HEADER, mppe_decrypt, mppe_run
 from .packet cimport DROP_CIPHER, DROP_COHERENCY, DROP_NOT_OPEN, DROP_SHORT, PASS, Packet, Verdict, forward
@@ -35,16 +35,15 @@ cdef void ask(Worker* w, Packet* p, CipherState* state) noexcept nogil:
     """Send a Reset-Request."""
     cdef Session* s = p.session
     cdef uint8_t* head
-    cdef uint8_t* ppp
+    cdef uint8_t* request
     if full(w.out):
         transmit(w)
     state.asked = <uint8_t>w.tick
-    ppp = scratch(w.out) + TEMPLATE
-    store32(ppp, 0xFF030000U | PPP_CCP)
-    ppp[4], ppp[5] = RESET_REQUEST, state.asked
-    store16(ppp + 6, 4)
-    head = push_tunnel(ppp, s, p.config, p.config.ppp_at, 8)
-    push(w.out, &s.path, s, 0, 0, head, <size_t>(ppp + 8 - head), NULL, 0)
+    request = scratch(w.out) + TEMPLATE + 4
+    request[0], request[1] = RESET_REQUEST, state.asked
+    store16(request + 2, 4)
+    head = push_frame(request, PPP_CCP, s, p.config, 4)
+    push(w.out, &s.path, s, 0, 0, head, <size_t>(request + 4 - head), NULL, 0)
 
 
 cdef inline void lose(Worker* w, Packet* p, CipherState* state, bint before) noexcept nogil:

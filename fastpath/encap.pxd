@@ -19,7 +19,7 @@ from .bytes cimport store16, store32
 from .gre cimport GRE_BASE, GRE_S
 from .packet cimport KIND_PPTP
 from .ppp cimport PPP_IPV6
-from .table cimport TEMPLATE, Config, Session
+from .table cimport CONFIG_BARE, TEMPLATE, Config, Session
 
 cdef enum:
     HALF = TEMPLATE // 2
@@ -62,3 +62,12 @@ cdef inline uint8_t* push_template(uint8_t* inner, Session* s, const Config* c, 
     if v6:
         (inner - 1)[0] = PPP_IPV6
     return head
+
+
+cdef inline uint8_t* push_frame(uint8_t* information, uint16_t protocol, Session* s, const Config* c, size_t length) noexcept nogil:
+    """Write PPP's header, uncompressed, and the tunnel's in front of an Information field of that length; return the head. There must be
+    TEMPLATE + 4 octets of room."""
+    cdef int ppp = 2 if c.flags & CONFIG_BARE else 4
+    store16(information - 4, 0xFF03)
+    store16(information - 2, protocol)
+    return push_tunnel(information - ppp, s, c, c.ppp_at, ppp + length)

@@ -14,6 +14,7 @@ cpdef enum Kind:
     KIND_NONE = 0
     KIND_L2TP = 1
     KIND_PPTP = 2
+    KIND_PPPOE = 3
 
 # What became of a packet. Each outcome is declared here once: the C constant, the Python enum, the
 # counter's index and its name. fastpath/README.md says where each is set.
@@ -25,11 +26,12 @@ cpdef enum Verdict:
     ECHO                  # LCP echo or discard, dealt with by the worker
     HELLO                 # L2TP HELLO acknowledged by the worker while control is away
     ACK                   # a GRE acknowledgment without payload
+    OFFERED               # a PADI that the worker answered, or will
     HANDED                # given to the worker that owns the session
     FRAGMENTED            # sent as several IP fragments (DF clear)
     TOO_BIG               # answered by ICMP fragmentation-needed or packet-too-big
     DROP_SHORT            # a header is cut off
-    DROP_VERSION          # not L2TPv2, not enhanced GRE
+    DROP_VERSION          # not L2TPv2, not enhanced GRE, not PPPoE of version 1
     DROP_LENGTH           # a length field that the datagram does not hold
     DROP_OFFSET           # an L2TP offset that runs past the end
     DROP_NO_SESSION       # no session has this id
@@ -50,6 +52,10 @@ cpdef enum Verdict:
     DROP_TOO_BIG          # too large, and the ICMP answer was over its rate, or not allowed
     DROP_SEGMENT          # a super-packet whose headers we cannot cut
     DROP_RING             # the ring to the owning worker is full
+    DROP_DISCOVERY        # PPPoE discovery that makes no sense, or is for a concentrator to say
+    DROP_SERVICE          # a PADI for a service that we do not have there
+    DROP_PADI             # more PADIs than we answer, or as many sessions as we want
+    DROP_COOKIE           # a PADR without a cookie of ours
     DROP_NO_TUNNEL        # a control message for a tunnel id that nobody has
     DROP_RATE             # more new tunnels asked for than control takes
     DROP_PUNT             # the channel to control is full

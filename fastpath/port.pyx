@@ -1,4 +1,4 @@
-"""Batched reads and grouped sends on UDP sockets, and on raw ones of GRE.
+"""Batched reads and grouped sends on UDP sockets, on raw ones of GRE, and on packet sockets.
 
 receive   recvmmsg into 64 KiB buffers; with UDP_GRO each holds up to BURST equal datagrams, a raw socket gives the IPv4 header too
 transmit  datagrams with the same path, TOS and size leave in one message with UDP_SEGMENT; GRE has nothing of the kind
@@ -15,11 +15,11 @@ from .encrypt cimport run_ciphers
 from .nexthop cimport has_hop, transmit_framed
 from .stage cimport STAGE_TRANSMIT, Stage, enter, in_kernel, out_of_kernel
 from .sys cimport (AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, EINTR, EINVAL, EIO, EMSGSIZE,
-                   IP_PKTINFO, IP_TOS, IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, IPV6_TCLASS, MSG_DONTWAIT, SOL_UDP, UDP_GRO,
+                   IP_PKTINFO, IP_TOS, IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, IPV6_TCLASS, MSG_DONTWAIT, PACKET_AUXDATA, SOL_PACKET, SOL_UDP, TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID, UDP_GRO,
                    UDP_SEGMENT, cmsghdr, errno, in6_pktinfo, in_pktinfo, iovec, load_acquire32, mmsghdr, msghdr, poison, recvmmsg, sendmmsg,
-                   sockaddr_in, sockaddr_in6, unpoison)
+                   sockaddr_in, sockaddr_in6, tpacket_auxdata, unpoison)
 from .table cimport Path, peer_hash
-from .worker cimport BUFFER, BUFFERS, HEADROOM, PORT_GRE, RECEIVES, SEGMENTS, Listener, Out, Receive, Segment, Worker
+from .worker cimport BUFFER, BUFFERS, HEADROOM, PORT_ETHERNET, PORT_GRE, RECEIVES, SEGMENTS, Listener, Out, Receive, Segment, Worker
 
 cdef enum:
     GROUP = 64                # UDP_MAX_SEGMENTS before Linux 6.2... the least that any kernel takes
@@ -88,6 +88,8 @@ cdef int receive(Worker* w, Listener* l) noexcept nogil:
         poison(<uint8_t*>w.incoming_iov[i].iov_base + r.length, BUFFER - HEADROOM - r.length)
         if l.kind == PORT_GRE:
             read_ip(l, <uint8_t*>w.incoming_iov[i].iov_base, r)
+        elif l.kind == PORT_ETHERNET:
+            read_tag(l, &w.incoming[i].msg_hdr, r)
         else:
             read_ancillary(l, &w.incoming[i].msg_hdr, r)
         datagrams += (r.length + r.segment - 1) // r.segment if r.segment else 1
@@ -137,6 +139,24 @@ cdef void read_ip(Listener* l, const uint8_t* p, Receive* r) noexcept nogil:
     r.segment = r.length
 
 
+cdef void read_tag(Listener* l, msghdr* m, Receive* r) noexcept nogil:
+    """What a packet socket says of a frame beside it: the outer VLAN tag, which the kernel has taken off."""
+    cdef cmsghdr* c = CMSG_FIRSTHDR(m)
+    cdef tpacket_auxdata* aux
+    r.path = l.path
+    r.segment = r.length
+    r.offset = 0
+    r.tos = 0
+    r.tpid = 0
+    while c != NULL:
+        if c.cmsg_level == SOL_PACKET and c.cmsg_type == PACKET_AUXDATA:
+            aux = <tpacket_auxdata*>CMSG_DATA(c)
+            if aux.tp_status & TP_STATUS_VLAN_VALID:
+                r.tpid = aux.tp_vlan_tpid if aux.tp_status & TP_STATUS_VLAN_TPID_VALID else <uint16_t>0x8100
+                r.tci = aux.tp_vlan_tci
+        c = CMSG_NXTHDR(m, c)
+
+
 cdef void read_ancillary(Listener* l, msghdr* m, Receive* r) noexcept nogil:
     """Peer, local address, TOS and the size of the datagrams in this buffer."""
     cdef cmsghdr* c = CMSG_FIRSTHDR(m)
@@ -183,8 +203,13 @@ cdef void address_message(Worker* w, Out* out, int i, const Segment* s, uint16_t
     cdef in6_pktinfo* info6
     cdef size_t used = 0
     cdef int32_t tos = s.tos
-    m.msg_name = out.names[i]
     m.msg_flags = 0
+    if l.kind == PORT_ETHERNET:         # a whole frame, and the socket knows its interface
+        m.msg_name = m.msg_control = NULL
+        m.msg_namelen = 0
+        m.msg_controllen = 0
+        return
+    m.msg_name = out.names[i]
     if l.family6:
         memset(a6, 0, sizeof(sockaddr_in6))
         a6.sin6_family = AF_INET6

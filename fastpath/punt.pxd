@@ -13,6 +13,7 @@ cpdef enum PuntKind:
     PUNT_ARM = 4              # down: a session is open, start its keepalive
     PUNT_REKEY = 5            # down: the peer sent CCP's Reset-Request, flush the next encrypted packet
     PUNT_UNREADABLE = 6       # up: what the peer encrypts makes no sense to us
+    PUNT_PPPOE = 7            # a PPPoE discovery packet behind its Ethernet header, both ways
 
 cdef enum:
     STALE_NS = 2000000000     # control's heartbeat comes every 500 ms
@@ -25,6 +26,7 @@ cdef inline bint control_lives(Worker* w) noexcept nogil:
 
 cdef void prepare_punts(Worker* w) noexcept nogil
 cdef void punt_l2tp(Worker* w, const uint8_t* p, size_t n, const Path* path) noexcept nogil
+cdef void punt_pppoe(Worker* w, const uint8_t* p, size_t n, const Path* path) noexcept nogil
 cdef void punt_ppp(Worker* w, const uint8_t* p, size_t n, uint32_t slot, Session* s, uint16_t protocol) noexcept nogil
 cdef void punt_session(Worker* w, PuntKind kind, uint32_t slot, Session* s) noexcept nogil
 cdef void punt_out(Worker* w) noexcept nogil

@@ -10,6 +10,7 @@ class PuntKind(IntEnum):
     PUNT_ARM = 4
     PUNT_REKEY = 5
     PUNT_UNREADABLE = 6
+    PUNT_PPPOE = 7
 
 Frame = TypeVar("Frame", bound=tuple[int, int, int, int, tuple[Any, ...] | None, bytes])
 

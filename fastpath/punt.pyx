@@ -12,7 +12,7 @@ from libc.string cimport memcpy, memset
 
 from .bytes cimport load16, store16, store32
 from .cipher cimport STATE_FLUSH, CipherState
-from .encap cimport push_tunnel
+from .encap cimport push_frame
 from .encrypt cimport cipher_of, push_encrypted, room
 from .l2tp cimport L2TP_L
 from .packet cimport DROP_CLEAR, DROP_LENGTH, DROP_NO_SESSION, DROP_NO_TUNNEL, DROP_PUNT, DROP_RATE, DROP_SHORT, HELLO, PUNT
@@ -22,7 +22,8 @@ from .stage cimport STAGE_LOOP, STAGE_PUNT, Stage, carried, enter, in_kernel, ou
 from .sys cimport (EINTR, MSG_DONTWAIT, SIOCOUTQ, errno, ioctl, iovec, load_acquire8, load_acquire64, mmsghdr, recvmmsg, sendmmsg)
 from .table cimport CONFIG_ENCRYPT, CONFIG_REQUIRE, FREE, RETIRED, TEMPLATE, Config, Path, Session, Tunnel, config_of
 from .timer cimport arm
-from .worker cimport FRAME, PUNTS, SCRATCH, Out, Worker
+from .pppoe cimport ETHERTYPE_DISCOVERY, push_ethernet
+from .worker cimport FRAME, PORT_ETHERNET, PORT_UDP, PUNTS, SCRATCH, Out, Worker
 
 assert sizeof(PuntHeader) == 64
 
@@ -84,6 +85,14 @@ cdef void punt_l2tp(Worker* w, const uint8_t* p, size_t n, const Path* path) noe
         count(w, DROP_NO_TUNNEL, 1)
         return
     queue(w, PUNT_L2TP, p, n).path = path[0]
+
+
+cdef void punt_pppoe(Worker* w, const uint8_t* p, size_t n, const Path* path) noexcept nogil:
+    """A discovery packet that discovery.pyx found to be control's."""
+    if n > FRAME - sizeof(PuntHeader):
+        count(w, DROP_LENGTH, 1)
+        return
+    queue(w, PUNT_PPPOE, p, n).path = path[0]
 
 
 cdef void punt_ppp(Worker* w, const uint8_t* p, size_t n, uint32_t slot, Session* s, uint16_t protocol) noexcept nogil:
@@ -192,6 +201,7 @@ cdef int punt_in(Worker* w) noexcept nogil:
     cdef int i, n
     cdef uint64_t since
     cdef PuntHeader* h
+    cdef uint8_t* head
     cdef uint8_t* body
     enter(w, STAGE_PUNT, 0)
     since = in_kernel(w)
@@ -209,8 +219,12 @@ cdef int punt_in(Worker* w) noexcept nogil:
         if full(w.out):
             transmit(w)
         if h.kind == PUNT_L2TP:
-            if h.path.port < w.listeners:
+            if h.path.port < w.listeners and w.listener[h.path.port].kind == PORT_UDP:
                 push(w.out, &h.path, NULL, 0, 0, body, h.length, NULL, 0)
+        elif h.kind == PUNT_PPPOE:
+            if h.path.port < w.listeners and w.listener[h.path.port].kind == PORT_ETHERNET:
+                head = scratch(w.out)
+                push(w.out, &h.path, NULL, 0, 0, head, push_ethernet(head, h.path.peer, h.path.local, ETHERTYPE_DISCOVERY), body, h.length)
         elif h.slot < w.table.header.banks << 16:
             obey(w, h, body)
     w.slot = 0
@@ -226,7 +240,7 @@ cdef void obey(Worker* w, PuntHeader* h, uint8_t* body) noexcept nogil:
     cdef Config* c
     cdef CipherState* cipher
     cdef uint8_t* head
-    cdef uint8_t* ppp
+    cdef uint8_t* information
     w.slot = h.slot
     if state == FREE or state == RETIRED or s.generation != h.generation or s.owner != w.index:
         count(w, DROP_NO_SESSION, 1)
@@ -249,10 +263,9 @@ cdef void obey(Worker* w, PuntHeader* h, uint8_t* body) noexcept nogil:
         else:
             count(w, DROP_CLEAR, 1)
     elif h.kind == PUNT_PPP:
-        ppp = scratch(w.out) + TEMPLATE
-        store32(ppp, 0xFF030000U | h.protocol)
-        head = push_tunnel(ppp, s, c, c.ppp_at, 4 + h.length)
-        push(w.out, &s.path, s, 0, 0, head, <size_t>(ppp + 4 - head), body, h.length)
+        information = scratch(w.out) + TEMPLATE + 4
+        head = push_frame(information, h.protocol, s, c, h.length)
+        push(w.out, &s.path, s, 0, 0, head, <size_t>(information - head), body, h.length)
 
 
 cdef class Channel:
@@ -278,7 +291,7 @@ cdef class Channel:
 
     def receive(self):
         """Up to PUNTS frames, oldest first: (kind, worker, slot, generation, protocol, path, payload), where path is
-        (port, local, local port, peer, peer port) for L2TP and None otherwise. Empty when there are none; EOFError
+        (port, local, local port, peer, peer port) for control messages and None otherwise. Empty when there are none; EOFError
         when the other end is gone for good."""
         cdef int i, n = recvmmsg(self.fd, self.messages, PUNTS, MSG_DONTWAIT, NULL)
         cdef PuntHeader* h
@@ -292,7 +305,7 @@ cdef class Channel:
             if self.messages[i].msg_len < sizeof(PuntHeader) or self.messages[i].msg_len != sizeof(PuntHeader) + h.length:
                 continue
             path = None
-            if h.kind == PUNT_L2TP:
+            if h.kind in (PUNT_L2TP, PUNT_PPPOE):
                 path = (h.path.port, h.path.local[:16], h.path.local_port, h.path.peer[:16], h.path.peer_port)
             frames.append((h.kind, h.worker, h.slot, h.generation, h.protocol, path, (<uint8_t*>h + sizeof(PuntHeader))[:h.length]))
         return frames

@@ -19,6 +19,7 @@ cdef extern from * nogil:
     #include <sys/socket.h>
     #include <sys/uio.h>
     #include <netinet/in.h>
+    #include <linux/if_packet.h>
     #include <linux/sockios.h>
     #include <linux/virtio_net.h>
     #ifndef SOL_UDP
@@ -90,9 +91,14 @@ cdef extern from * nogil:
         EAGAIN, EINTR, EMSGSIZE, EIO, EINVAL, ENOBUFS, ECONNREFUSED, EPERM
         MSG_DONTWAIT, CLOCK_MONOTONIC, EPOLLIN, EPOLLERR, EPOLLHUP, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EFD_NONBLOCK, EFD_CLOEXEC, EPOLL_CLOEXEC
         AF_INET, AF_INET6, SOL_UDP, UDP_SEGMENT, UDP_GRO, IPPROTO_IP, IPPROTO_IPV6, IP_PKTINFO, IPV6_PKTINFO, IP_TOS, IPV6_TCLASS
+        SOL_PACKET, PACKET_AUXDATA, TP_STATUS_VLAN_VALID, TP_STATUS_VLAN_TPID_VALID
         PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_ANONYMOUS, MADV_HUGEPAGE, SIOCOUTQ
         VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_F_DATA_VALID
         VIRTIO_NET_HDR_GSO_NONE, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, VIRTIO_NET_HDR_GSO_UDP_L4, VIRTIO_NET_HDR_GSO_ECN
+    struct tpacket_auxdata:
+        uint32_t tp_status
+        uint16_t tp_vlan_tci
+        uint16_t tp_vlan_tpid
     struct in_addr:
         uint32_t s_addr
     struct in6_addr:

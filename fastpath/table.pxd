@@ -1,7 +1,7 @@
 """The tables file: everything that control and the workers share, mapped by both.
 
     Header | sessions[banks << 16] | addresses[2][capacity] | tunnels[65536] | used[banks << 10] | ciphers[banks << 16] | nexthops[4096]
-        | workers[n]
+        | services[2] | workers[n]
 
 Every field has one writer, named at its cache line. A record is filled, then published by a release
 store of its state; workers read that state with acquire. The sections are sparse: a slot that was
@@ -9,13 +9,15 @@ never used costs no memory, and because a look at one would cost it too, scans g
 
 A session's slot follows from the ids that we choose: slot = (our tunnel id mod banks) << 16 | our
 session id. Ids can be guessed, so what was received must match the record's path and tunnel too.
-In PPTP the call id is the session's and a hash of the peer's address stands for the tunnel's.
+In PPTP the call id is the session's and a hash of the peer's address stands for the tunnel's; in PPPoE a hash of
+the network does, which is an interface and its VLANs.
 """
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from .cipher cimport Cipher
 from .prefix cimport AddressEntry, AddressIndex, longest_match, prefetch_entry
+from .service cimport Services
 from .sys cimport load_acquire8, prefetch, prefetch_write
 
 cdef enum:
@@ -42,6 +44,7 @@ cpdef enum ConfigFlag:
     CONFIG_COPY_DSCP = 8      # the outer DSCP is the inner one (RFC 2983); ECN always is (RFC 6040 section 4.1)
     CONFIG_IP = 16            # IPCP is open: IPv4 is user data
     CONFIG_IPV6 = 32          # IPV6CP is open: IPv6 is
+    CONFIG_BARE = 64          # PPP without address and control field, ever (RFC 2516 section 7)
     CONFIG_ENCRYPT = 256      # user data leaves encrypted (RFC 3078)
     CONFIG_DECRYPT = 512      # encrypted packets are understood
     CONFIG_REQUIRE = 1024     # and nothing else: user data in clear passes neither way
@@ -202,7 +205,8 @@ cdef struct Header:
     uint32_t workers
     uint32_t capacity         # entries of one copy of the address index, a power of two
     uint8_t active            # which AddressIndex is in force, stored with release
-    uint8_t pad0[3]
+    uint8_t offered           # which Services
+    uint8_t pad0[2]
     uint64_t sessions         # offsets from the start of the file
     uint64_t addresses[2]
     uint64_t tunnels
@@ -229,6 +233,7 @@ cdef struct Table:
     uint64_t* used
     Cipher* ciphers           # by slot
     NextHop* nexthops
+    Services* services        # PPPoE's, two copies
     uint32_t bank_mask
     uint32_t address_mask
 
@@ -237,6 +242,7 @@ cdef class Tables:
     cdef size_t size
     cdef object flips         # slot -> epochs when its idle copy went out of force
     cdef object swapped       # epochs when the idle address index went out of force
+    cdef object offers        # epochs when the idle copy of PPPoE's services went out of force
     cdef object spent         # slot -> epochs when its cipher went out of force: its keys are to be wiped
     cdef _wait(self, mark, what)
     cdef Session* _session(self, uint32_t slot) except NULL
@@ -255,6 +261,15 @@ cdef inline uint16_t peer_hash(const uint8_t* peer) noexcept nogil:
     memcpy(h, peer, 16)
     h[1] ^= h[0] * <uint64_t>0x9E3779B97F4A7C15
     return <uint16_t>((h[1] ^ h[1] >> 32) * <uint64_t>0xD6E8FEB86659FD93 >> 48)
+
+
+cdef inline uint16_t network_hash(const uint8_t* station, uint8_t port) noexcept nogil:
+    """What stands for the tunnel id in PPPoE: peer_hash of the station's network, with the port where its MAC was."""
+    cdef uint8_t network[16]
+    memcpy(network, station, 10)
+    memset(network + 10, 0, 5)
+    network[15] = port
+    return peer_hash(network)
 
 
 cdef inline Config* config_of(Session* s) noexcept nogil:

@@ -18,6 +18,7 @@ from libc.string cimport memcpy, memset
 
 from .cipher cimport Cipher, CipherKeys, CipherState
 from .prefix cimport AddressEntry, AddressIndex, copy_entries, find_entry, list_lengths, listed, prefix_key, put_entry
+from .service cimport COOKIE_KEY, RANGES, SERVICE_NAME, SERVICES, Service, Services
 from .sys cimport (MADV_HUGEPAGE, MAP_SHARED, PROT_READ, PROT_WRITE, full_fence, load_acquire8, load_acquire64, madvise, mmap, munmap,
                    store_release8, store_release32, store_release64)
 from .view import session_dtype, stage_dtype, tunnel_dtype, worker_dtype
@@ -44,6 +45,11 @@ def banks_for(max_sessions: int) -> int:
     return 1 << (max(1, need) - 1).bit_length()
 
 
+cdef uint64_t services_at(const Header* h) noexcept:
+    """Where the section of services begins."""
+    return <uint64_t>h.nexthops * PAGE + NEXTHOPS * sizeof(NextHop)
+
+
 def create(path, *, max_sessions: int, workers: int) -> None:
     """Write an empty, sparse tables file; an older one of that name is replaced."""
     cdef Header h
@@ -58,9 +64,9 @@ def create(path, *, max_sessions: int, workers: int) -> None:
     h.used = h.tunnels + <uint64_t>TUNNELS * sizeof(Tunnel)
     h.ciphers = h.used + <uint64_t>h.banks * 8192
     h.nexthops = <uint32_t>((h.ciphers + <uint64_t>h.banks * 65536 * sizeof(Cipher) + PAGE - 1) // PAGE)
-    h.worker_records = h.nexthops * PAGE + NEXTHOPS * sizeof(NextHop)
+    h.worker_records = services_at(&h) + 2 * sizeof(Services)
     h.size = h.worker_records + workers * sizeof(WorkerRecord)
-    part = f"{path}.new"
+    part, key = f"{path}.new", os.urandom(COOKIE_KEY)
     fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         room = os.statvfs(fd)
@@ -69,6 +75,8 @@ def create(path, *, max_sessions: int, workers: int) -> None:
             raise OSError(errno.ENOSPC, f"{max_sessions} sessions need {need >> 20} MiB there", str(path))
         os.ftruncate(fd, h.size)
         os.pwrite(fd, (<uint8_t*>&h)[:sizeof(h)], 0)
+        for i in range(2):            # the same key in both copies: a cookie outlives a change of what is offered
+            os.pwrite(fd, key, services_at(&h) + i * sizeof(Services))
         for i in range(workers):      # no forwarder yet: nobody holds a pointer
             os.pwrite(fd, b"\1", h.worker_records + i * sizeof(WorkerRecord) + ASLEEP)
         os.rename(part, path)
@@ -102,10 +110,11 @@ cdef class Tables:
         self.table.used = <uint64_t*>(base + h.used)
         self.table.nexthops = <NextHop*>(base + h.nexthops * PAGE)
         self.table.ciphers = <Cipher*>(base + h.ciphers)
+        self.table.services = <Services*>(base + services_at(&h))
         self.table.bank_mask = h.banks - 1
         self.table.address_mask = h.capacity - 1
         self.flips = {}
-        self.swapped = None
+        self.swapped = self.offers = None
         self.spent = {}
 
     def __dealloc__(self):
@@ -270,6 +279,45 @@ cdef class Tables:
             self.spent.pop(slot, None)
             self.spent[slot] = self.epochs()
         self._wipe_spent(4)
+
+    # -- what PPPoE offers
+
+    def offer(self, list services):
+        """Put services in force, the first one that a host may have being its answer: dicts with `name` and `ac_name` (octets, at most
+        SERVICE_NAME), `port`, and as they need `flags` (ServiceFlag), `ranges` of VLANs (((first, last) of the outer, of the inner), ...),
+        `max_payload`, `delay` in ms. BlockingIOError: the offer before the last is still in a worker's hands."""
+        cdef int idle = (self.table.header.offered & 1) ^ 1
+        cdef Services* to = &self.table.services[idle]
+        cdef Service* s
+        cdef bytes name, ac_name
+        if len(services) > SERVICES:
+            raise ValueError(f"{len(services)} services, at most {SERVICES}")
+        if self.offers is not None:
+            self._wait(self.offers, "what PPPoE offers")
+        to.count = 0
+        for i, row in enumerate(services):
+            s = &to.service[i]
+            memset(s, 0, sizeof(Service))
+            name, ac_name, ranges = row["name"], row["ac_name"], row.get("ranges", ())
+            if len(name) > SERVICE_NAME or len(ac_name) > SERVICE_NAME or len(ranges) > RANGES:
+                raise ValueError(f"service {name}: names have at most {SERVICE_NAME} octets, and there are at most {RANGES} ranges")
+            memcpy(s.name, <const char*>name, len(name))
+            memcpy(s.ac_name, <const char*>ac_name, len(ac_name))
+            s.name_length, s.ac_name_length, s.ranges_used = <uint8_t>len(name), <uint8_t>len(ac_name), <uint8_t>len(ranges)
+            for k, (outer, inner) in enumerate(ranges):
+                s.ranges[k].outer[0], s.ranges[k].outer[1] = outer
+                s.ranges[k].inner[0], s.ranges[k].inner[1] = inner
+            s.port, s.flags, s.max_payload, s.delay = row["port"], row.get("flags", 0), row.get("max_payload", 1492), row.get("delay", 0)
+        to.count = <uint32_t>len(services)
+        store_release8(&self.table.header.offered, idle)
+        self.offers = self.epochs()
+
+    def set_delay(self, int index, uint16_t delay):
+        """How many ms the PADOs of a service wait; 65535: none leaves."""
+        cdef Services* now = &self.table.services[self.table.header.offered & 1]
+        if not 0 <= index < <int>now.count:
+            raise IndexError(index)
+        now.service[index].delay = delay
 
     # -- encryption
 

@@ -9,7 +9,7 @@ from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from .bytes cimport load16, load32, store16, store32
-from .encap cimport push_tunnel
+from .encap cimport push_frame
 from .order cimport FLOWING, WAITING
 from .packet cimport ECHO, Packet
 from .port cimport count, full, push, scratch, transmit
@@ -96,10 +96,8 @@ cdef void fire(Worker* w, uint32_t slot, Session* s) noexcept nogil:
 
 
 cdef void push_lcp(Out* out, uint8_t* lcp, size_t n, Session* s, Config* c) noexcept nogil:
-    """Queue the n octets at `lcp`, in the scratch space behind LCP_AT, with FF 03 C0 21 and the encapsulation in front."""
-    cdef uint8_t* head
-    store32(lcp - 4, 0xFF030000U | PPP_LCP)
-    head = push_tunnel(lcp - 4, s, c, c.ppp_at, 4 + n)
+    """Queue the n octets at `lcp`, in the scratch space behind LCP_AT, with PPP's header and the encapsulation in front."""
+    cdef uint8_t* head = push_frame(lcp, PPP_LCP, s, c, n)
     push(out, &s.path, s, 0, 0, head, <size_t>(lcp - head) + n, NULL, 0)
 
 

@@ -1,6 +1,4 @@
 """From the wire inward. The stages are named for the benchmarks that run them one by one."""
-from libc.stdint cimport uint8_t
-
 from .worker cimport Listener, Worker
 
 cdef int up(Worker* w, Listener* l) noexcept nogil
@@ -8,6 +6,6 @@ cdef void up_handed(Worker* w) noexcept nogil
 cdef void up_due(Worker* w) noexcept nogil
 cdef void squeeze(Worker* w) noexcept nogil
 
-cdef void decap(Worker* w, uint8_t kind) noexcept nogil
+cdef void decap(Worker* w, Listener* l) noexcept nogil
 cdef void link(Worker* w) noexcept nogil
 cdef void admit(Worker* w) noexcept nogil

@@ -42,6 +42,8 @@ cdef struct Receive:
     uint16_t offset           # octets of the buffer in front of the datagrams
     uint16_t tunnel           # of a peer whose datagrams name none: its peer_hash
     uint8_t tos
+    uint16_t tpid             # of the tag that the kernel took off a frame; 0: there was none
+    uint16_t tci
     Path path                 # peer and local address of the datagrams
 
 # How many packets of a buffer other workers still hold: added to by its worker before a packet is handed over, taken from with
@@ -83,6 +85,7 @@ cdef struct Out:
 cpdef enum PortKind:
     PORT_UDP = 0              # L2TP over UDP
     PORT_GRE = 1              # PPTP over a raw socket of protocol 47
+    PORT_ETHERNET = 2         # PPPoE over a packet socket of an interface
 
 cdef struct Listener:
     int fd
@@ -149,6 +152,7 @@ cdef struct Worker:
     uint32_t hop_index        # of the NextHop in `hop`, 0: none
     NextHop hop
     uint64_t lost             # ports that epoll found broken, as bits
+    void* discovery           # Discovery*, see discovery.pxd; NULL: there is no PPPoE
     # what a crash leaves word of (crash.pxd)
     uint8_t* alternate        # ALTERNATE octets: the stack on which a fatal signal is handled
     uint32_t slot             # of the session that the wheel or an order of control's is about, 0 otherwise

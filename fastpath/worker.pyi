@@ -6,6 +6,7 @@ from .table import Tables
 class PortKind(IntEnum):
     PORT_UDP = 0
     PORT_GRE = 1
+    PORT_ETHERNET = 2
 
 class Forwarder:
     def __init__(self, tables: Tables, workers: list[dict[str, Any]], *, spin_ns: int = 50000, gso: bool = True,

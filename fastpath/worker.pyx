@@ -7,6 +7,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from .ack cimport pay_all
 from .crash cimport at_work, be_careful
+from .discovery cimport Discovery, answer_waiting, prepare_discovery
 from .down cimport down, down_handed
 from .flows cimport FLOWS_PACKETS
 from .mppe cimport free_ciphers, new_ciphers, refill
@@ -187,6 +188,16 @@ cdef uint64_t ready(Worker* w, epoll_event* events, int n) noexcept nogil:
     return bits
 
 
+cdef int next_answer(Worker* w) noexcept nogil:
+    """How many ms a sleep may last until a PADO is due."""
+    cdef Discovery* d = <Discovery*>w.discovery
+    cdef uint64_t due
+    if d == NULL or d.waiting == 0:
+        return 100
+    due = d.places[d.order[0]].due_ns
+    return 0 if due <= w.now_ns else <int>min((due - w.now_ns) // 1000000 + 1, <uint64_t>100)
+
+
 cdef void run(Worker* w) noexcept nogil:
     """Until stopped. A port that had something is read again without asking epoll, for some passes; a wake-up costs more than
     dozens of packets, so before it sleeps a worker looks again and again for `spin_ns` after the last user data."""
@@ -202,7 +213,7 @@ cdef void run(Worker* w) noexcept nogil:
                 n = epoll_wait(w.epoll, events, EVENTS, 0)
                 out_of_kernel(w, since)
             else:
-                timeout = 100 - <int>(w.now_ns % <uint64_t>TICK_NS // 1000000)
+                timeout = min(100 - <int>(w.now_ns % <uint64_t>TICK_NS // 1000000), next_answer(w))
                 if w.oldest:
                     timeout = min(timeout, until_due(w))
                 if w.tx.marked:           # the device was full
@@ -239,6 +250,8 @@ cdef void run(Worker* w) noexcept nogil:
             turn(w)
             pay_all(w)
             enter(w, STAGE_LOOP, 0)
+        if w.discovery != NULL and (<Discovery*>w.discovery).waiting:
+            answer_waiting(w)
         settle(w)
     store_release8(&w.record.asleep, 1)
 
@@ -324,6 +337,8 @@ cdef class Forwarder:
             munmap(self.workers[i].cipher_room, CIPHER_ROOM)
             free_ciphers(self.workers[i].ciphers)
             munmap(self.workers[i].out, sizeof(Out))
+            if self.workers[i].discovery != NULL:
+                munmap(self.workers[i].discovery, sizeof(Discovery))
             close(self.workers[i].epoll)
             close(self.workers[i].wake)
             munmap(self.workers[i], sizeof(Worker))
@@ -380,6 +395,9 @@ cdef open_ports(Worker* w, dict ports, bint gso):
         l.path.port, l.path.local_port = i, port
         for k in range(16):
             l.path.local[k] = local[k]
+        if l.kind == PORT_ETHERNET and w.discovery == NULL:
+            w.discovery = pages(sizeof(Discovery))
+            prepare_discovery(<Discovery*>w.discovery)
         watch(w, fd, i)
     w.listeners = <int>len(ports["listeners"])
     if "frames" in ports:

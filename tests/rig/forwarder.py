@@ -1,5 +1,5 @@
 """A real Forwarder without root: its wire is UDP on loopback, its inner port a SEQPACKET pair that carries what a TUN
-with virtio_net_hdr would, another one what a raw socket of GRE would, control's ends of the punt channels are ours."""
+with virtio_net_hdr would, others what a raw socket of GRE and a packet socket would, control's ends of the punt channels are ours."""
 from __future__ import annotations
 
 import os
@@ -17,6 +17,7 @@ VNET = struct.Struct("<BBHHHH")          # flags, gso_type, hdr_len, gso_size, c
 SO_RCVBUFFORCE = 33
 NEEDS_CSUM, TCPV4, TCPV6, UDP_L4 = 1, 1, 4, 5
 GATEWAY6 = "2001:db8::1"
+AC = b"\xff\xff" + bytes(8) + bytes.fromhex("02005e1000ac")     # our station on the Ethernet
 
 
 def mapped(address: str) -> bytes:
@@ -78,7 +79,7 @@ class Bench:
             for address, length in lengths:
                 door(address, length, 1)
         self.sockets: list[socket.socket] = []
-        self.wires, self.inner, self.gre, self.controls, self.channels, ports = [], [], [], [], [], []
+        self.wires, self.inner, self.gre, self.ethernet, self.controls, self.channels, ports = [], [], [], [], [], [], []
         address = reuse or ("127.0.0.1", 0)
         for _ in range(workers):
             wire = self.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -96,9 +97,12 @@ class Bench:
             self.controls.append(control)
             gre, raw = self.pair()
             self.gre.append(gre)
+            ethernet, packets = self.pair()
+            self.ethernet.append(ethernet)
             ports.append({"tun": theirs.fileno(), "punt": theirs2.fileno(),
                           "listeners": [(wire.fileno(), socket.AF_INET, False, mapped("127.0.0.1"), address[1]),
-                                        (raw.fileno(), socket.AF_INET, True, bytes(16), 0, PortKind.PORT_GRE)]})
+                                        (raw.fileno(), socket.AF_INET, True, bytes(16), 0, PortKind.PORT_GRE),
+                                        (packets.fileno(), socket.AF_PACKET, False, AC, 0, PortKind.PORT_ETHERNET)]})
         if frames:
             ports[0]["frames"] = frames.fileno()
         self.address = address
@@ -152,6 +156,23 @@ class Bench:
         self.tables.insert(mapped(address), 128, slot)
         self.tables.set_state(slot, state)
         return slot, generation
+
+    def pppoe(self, session=7, address="10.67.0.2", *, peer: bytes, owner=0, mtu=1400, state=State.OPEN, flags=18, keepalive=0, tos=0):
+        """Install an open PPPoE session of a station; returns (slot, generation)."""
+        tags = b"".join(peer[at:at + 4] for at in (2, 6) if any(peer[at:at + 4]))
+        head = peer[10:] + AC[10:] + tags + struct.pack("!HBBHH", 0x8864, 0x11, 0, session, 0)
+        slot, generation = self.tables.publish(
+            Kind.KIND_PPPOE, self.tables.peer_hash(peer[:10] + bytes((0,) * 5 + (2,))), session, owner, (2, AC, 0, peer, 0),
+            template=head + b"\x00\x21", ppp_at=len(head), length_at=len(head) - 2, mtu=mtu, mss=mtu - 40, address=mapped(address),
+            gateway=mapped("10.67.0.1"), keepalive=keepalive, tos=tos, our_magic=0x11111111, peer_magic=0x22222222, flags=flags | 64)
+        self.tables.insert(mapped(address), 128, slot)
+        self.tables.set_state(slot, state)
+        return slot, generation
+
+    def ethernet_read(self, worker=0, timeout=5.0):
+        """The next frame to the Ethernet, or None."""
+        ready, _, _ = select.select([self.ethernet[worker]], [], [], timeout)
+        return self.ethernet[worker].recv(1 << 16) if ready else None
 
     def gre_send(self, sequence: int | None, payload: bytes = b"", *, ack: int | None = None, call=7, peer="192.0.2.9", tos=0, worker=0):
         """A packet from the peer as a raw socket gives it: `payload` begins behind FF 03."""

@@ -1,0 +1,5 @@
+from enum import IntEnum
+
+class ServiceFlag(IntEnum):
+    SERVICE_ANY = 1
+    SERVICE_EXACT = 2
