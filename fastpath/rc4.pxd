@@ -125,11 +125,12 @@ cdef extern from * nogil:
                   [j0] "+&r"(j0), [j1] "+&r"(j1), [j2] "+&r"(j2), [j3] "+&r"(j3), [j4] "+&r"(j4),
                   "=x"(s0), "=x"(s1), "=x"(s2), "=x"(s3), "=x"(s4)
                 : [t] "r"(l) : "rax", "rcx", "rdx", "memory", "cc");
-            _mm_store_si128((__m128i *)l->stream[0] + b, s0);
-            _mm_store_si128((__m128i *)l->stream[1] + b, s1);
-            _mm_store_si128((__m128i *)l->stream[2] + b, s2);
-            _mm_store_si128((__m128i *)l->stream[3] + b, s3);
-            _mm_store_si128((__m128i *)l->stream[4] + b, s4);
+            __m128i t0 = s0, t1 = s1, t2 = s2, t3 = s3, t4 = s4;      /* a sanitizer's call would take the registers */
+            _mm_store_si128((__m128i *)l->stream[0] + b, t0);
+            _mm_store_si128((__m128i *)l->stream[1] + b, t1);
+            _mm_store_si128((__m128i *)l->stream[2] + b, t2);
+            _mm_store_si128((__m128i *)l->stream[3] + b, t3);
+            _mm_store_si128((__m128i *)l->stream[4] + b, t4);
         }
         l->i[0] = i0, l->i[1] = i1, l->i[2] = i2, l->i[3] = i3, l->i[4] = i4;
         l->j[0] = j0, l->j[1] = j1, l->j[2] = j2, l->j[3] = j3, l->j[4] = j4;
@@ -171,7 +172,8 @@ cdef extern from * nogil:
         register __m128i s3 __asm__("xmm3"), s4 __asm__("xmm4"), s5 __asm__("xmm5");
         __asm__ volatile(RC4_BLOCK(RC4_FIRST6)
             : RC4_SIX_IO, "=x"(s0), "=x"(s1), "=x"(s2), "=x"(s3), "=x"(s4), "=x"(s5) : [p] "r"(t) : RC4_USED);
-        __m128i s[6] = {s0, s1, s2, s3, s4, s5};
+        __m128i t0 = s0, t1 = s1, t2 = s2, t3 = s3, t4 = s4, t5 = s5;
+        __m128i s[6] = {t0, t1, t2, t3, t4, t5};
         rc4_xor(keys[0], keys[0], (const uint8_t *)s, 96);
     }
 
