@@ -4,6 +4,7 @@ In the build with sanitizers, where the octets behind a received packet are out 
 """
 from __future__ import annotations
 
+import ipaddress
 import itertools
 import os
 import struct
@@ -15,12 +16,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rig.forwarder import NEEDS_CSUM, TCPV4, UDP_L4, VNET, Bench, ipv4, tcp, udp
 
-IP, LCP = b"\xff\x03\x00\x21", b"\xff\x03\xc0\x21"
+IP, IPV6, LCP = b"\xff\x03\x00\x21", b"\xff\x03\x00\x57", b"\xff\x03\xc0\x21"
 EXAMPLES = int(os.environ.get("HEADRACE_FUZZ", "300"))      # examples a property
 THOROUGH = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 MARKS = itertools.count()
 
 INSIDE, OUTSIDE = "10.67.0.2", "10.0.0.1"
+INSIDE6, OTHER6, OUTSIDE6, LINK6, ROUTERS = (ipaddress.IPv6Address(a).packed for a in (
+    "fd00:67::2", "fd00:67:3::2", "2001:db8::1", "fe80::2", "ff02::2"))
 
 
 
@@ -34,8 +37,28 @@ def header(flags, length=0, tunnel=1, session=1, ns=0, pad=None):
 headers = st.builds(
     header, st.sampled_from([2, 2, 2, 0x4002, 0x0802, 0x0202, 0x4A02, 0xC802, 0xFFF2, 3]), st.integers(0, 120),
     st.sampled_from([1, 1, 1, 2]), st.sampled_from([1, 1, 1, 2, 3, 0]), st.integers(0, 65535), st.binary(max_size=8))
-links = st.sampled_from([IP, IP, IP, b"\x21", b"\xff\x03\x21", b"\0\x21", LCP, b"\xc0\x21", b"\x80\x21", b"\xff\x03", b"\x57", b""])
+links = st.sampled_from([IP, IP, IP, IPV6, IPV6,
+                         b"\x21", b"\xff\x03\x21", b"\0\x21", LCP, b"\xc0\x21", b"\x80\x21", b"\xff\x03", b"\x57", b""])
+# Hop-by-hop and destination options, a fragment, a routing header, and what lies about its length.
+extensions = st.lists(st.tuples(st.sampled_from([0, 60, 44, 43, 51]), st.integers(0, 2), st.binary(max_size=30)), max_size=4).map(
+    lambda chain: [(kind, bytes((size,)) + body.ljust(8 * size + 6, b"\0")) for kind, size, body in chain])
+
+
+def six(content, transport, source, destination, chain=()):
+    """An IPv6 packet with a chain of extension headers, the transport's checksum as it comes."""
+    kinds = [kind for kind, _ in chain] + [transport]
+    whole = b"".join(bytes((following,)) + body for following, (_, body) in zip(kinds[1:], chain, strict=True)) + content
+    return struct.pack("!IHBB", 6 << 28, len(whole), kinds[0], 64) + source + destination + whole
+
+
+def sixes(sources, destinations):
+    return st.builds(six, st.one_of(st.binary(max_size=80), st.integers(0, 3000).map(bytes), st.sampled_from([133, 135, 128, 143]).map(
+        lambda kind: bytes((kind,)) + bytes(23)), st.just(struct.pack("!HHHH", 546, 547, 8, 0))), st.sampled_from([6, 17, 58, 59]),
+        st.sampled_from(sources), st.sampled_from(destinations), extensions)
+
+
 sound = st.one_of(
+    sixes([INSIDE6, INSIDE6, LINK6, OTHER6, bytes(16)], [OUTSIDE6, OUTSIDE6, ROUTERS]),
     st.builds(lambda body, sport: udp(INSIDE, OUTSIDE, body, sport), st.binary(max_size=80), st.integers(1, 3)),
     st.builds(lambda n, k, flags, options: tcp(INSIDE, OUTSIDE, bytes(n), k * n, flags=flags, ident=k, options=options),
               st.integers(0, 60), st.integers(0, 4), st.sampled_from([0x10, 0x18, 0x02, 0x12, 0xFF]),
@@ -67,9 +90,9 @@ def bench(request, tmp_path_factory):
     """A worker with an open session, one that is not open yet, and one whose MTU is small."""
     bench = Bench(tmp_path_factory.mktemp("fuzz") / "tables")
     bench.tables.beat(1 << 62)
-    bench.session(1, 1, INSIDE, sequenced=request.param, flags=2 | 8)
+    bench.session(1, 1, INSIDE, sequenced=request.param, flags=2 | 8, prefix="fd00:67::")
     bench.session(1, 2, "10.67.0.3", peer_session=9, state=State.OPENING)
-    bench.session(1, 3, "10.67.0.4", peer_session=10, mtu=300)
+    bench.session(1, 3, "10.67.0.4", peer_session=10, mtu=300, prefix="fd00:67:3::")
     bench.call(7, "10.67.0.5")
     bench.call(8, "10.67.0.6", state=State.OPENING)
     yield bench
@@ -162,6 +185,7 @@ def test_datagrams_in_one_buffer(bench, data, size):
 
 
 outward = st.one_of(
+    sixes([OUTSIDE6, OUTSIDE6, LINK6], [INSIDE6, OTHER6, OUTSIDE6, ROUTERS]),
     st.builds(lambda to, body, df: udp(OUTSIDE, to, body, df=df), st.sampled_from([INSIDE, "10.67.0.3", "10.67.0.4", "10.67.0.9"]),
               st.binary(max_size=80) | st.integers(0, 5000).map(bytes), st.booleans()),
     st.builds(lambda body, kind: ipv4(OUTSIDE, INSIDE, body, kind), st.binary(max_size=40), st.sampled_from([1, 6, 17, 47])),
@@ -207,5 +231,5 @@ def test_orders(bench, frames, torn):
 def test_it_came_everywhere(bench):
     """The properties above mean little if their data ended at the first gate. (What only luck would reach has an example.)"""
     wanted = """UP DOWN PUNT ECHO FRAGMENTED TOO_BIG DROP_SHORT DROP_VERSION DROP_LENGTH DROP_OFFSET DROP_NO_SESSION DROP_PEER DROP_NOT_OPEN
-        DROP_IP DROP_SPOOF DROP_NO_ROUTE DROP_SEGMENT"""
+        DROP_IP DROP_SPOOF DROP_SCOPE DROP_NO_ROUTE DROP_SEGMENT"""
     assert set(wanted.split()) <= set(bench.verdicts()), set(wanted.split()) - set(bench.verdicts())
