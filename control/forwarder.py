@@ -43,6 +43,8 @@ def build(store: Store, config: Config) -> Forwarder:
                 listeners.append((fd, socket.AF_INET, listen == "0.0.0.0", local, 0, PortKind.PORT_GRE))
         ports.append({"tun": store.get(f"tun/{own.interface}/{worker}"), "punt": store.get(f"punt/{worker}/forwarder"),
                       "listeners": listeners})
+        if config.server.pptp.enabled and config.server.pptp.gre_transmit != "raw":
+            ports[-1]["frames"] = store.get(f"frames/{worker}")
     merge = {"uso": 2, "tso": 1}.get(offload["tun"], 0)
     return Forwarder(tables, ports, spin_ns=round(own.spin * 1e9), gso=offload["udp"], merge=merge, window=own.reorder_window,
                      window_ns=round(own.reorder_time * 1e9))

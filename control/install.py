@@ -21,6 +21,7 @@ from .address import mapped
 from .l2tpevents import CallOpening, TunnelState
 from .link import LinkUp
 from .mppe import Cipher
+from .nexthops import NextHops
 
 L2TP_DATA, L2TP_SEQUENCED = 0x0002, 0x0802      # flags and version of a data message (RFC 2661 section 3.1)
 GRE_DATA, GRE_PPP = 0x3081, 0x880B              # K, S, A and version 1 (RFC 2637 section 4.1)
@@ -64,11 +65,16 @@ class Installer:
 
     def __init__(self, tables: Any) -> None:
         self.tables = tables
+        self.hops: NextHops | None = None           # where PPTP's frames go, when they pass the kernel's output by
 
     def open(self, kind: Kind, call: Any, owner: int, sequenced: bool = False) -> tuple[int, int]:
         """(slot, generation) of the new session."""
-        return self.tables.publish(kind, call.tunnel_id, call.session_id, owner, call.path[:5],
-                                   flags=ConfigFlag.CONFIG_SEQUENCED if sequenced else 0, **template(kind, call, sequenced=sequenced))
+        slot, generation = self.tables.publish(kind, call.tunnel_id, call.session_id, owner, call.path[:5],
+                                               flags=ConfigFlag.CONFIG_SEQUENCED if sequenced else 0,
+                                               **template(kind, call, sequenced=sequenced))
+        if self.hops and kind == Kind.KIND_PPTP:
+            self.hops.attach(slot, call.path.peer, call.path.local)
+        return slot, generation
 
     def sequence(self, slot: int, kind: Kind, call: Any) -> None:
         """Data messages carry Ns from now on, both ways."""
@@ -125,6 +131,8 @@ class Installer:
 
     def close(self, slot: int, leads: Iterable[Route]) -> None:
         self.forget(slot, leads)
+        if self.hops:
+            self.hops.detach(slot)
         self.tables.retire(slot)
 
     def tunnel(self, state: TunnelState) -> None:

@@ -131,6 +131,13 @@ def open_gre(address: str, workers: int) -> list[socket.socket]:
     return sockets
 
 
+def open_frames() -> socket.socket:
+    """A packet socket for a worker's frames; it receives nothing. CAP_NET_RAW."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
+    enlarge(sock, BUFFER)
+    return sock
+
+
 def _filter(sock: socket.socket, program: Program) -> None:
     """Have the kernel drop what a classic BPF program does not accept; what came before that is read and thrown away."""
     def attach(program: Program) -> None:

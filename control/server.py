@@ -26,6 +26,7 @@ from . import config as configuration
 from .concentrator import Concentrator
 from .duid import server_duid
 from .listener import gre_port
+from .nexthops import NextHops
 from .operations import Operations
 from .sessions import Frame
 from .settings import Config
@@ -60,6 +61,9 @@ class Server:
         self.channels = [Channel(fd) for fd in self.fds]
         self.unsent: list[list[Frame]] = [[] for _ in self.fds]
         self.dropped = [0 for _ in self.fds]
+        self.hops: NextHops | None = None
+        if config.server.pptp.enabled and config.server.pptp.gre_transmit != "raw":
+            self.hops = self.concentrator.installer.hops = NextHops(self.tables)
         self.timer: asyncio.TimerHandle | None = None
         self.due: float | None = None
         self.beaten = time.monotonic()
@@ -90,6 +94,17 @@ class Server:
         self.catch_up()
         self.concentrator.tick(time.monotonic())
         self.settle()
+
+    def rerouted(self) -> None:
+        """The kernel's routing changed."""
+        assert self.hops
+        self.hops.read()
+        self.reroute()
+
+    def reroute(self) -> None:
+        """Some peers at a time; others get their turn."""
+        if self.hops and self.hops.step():
+            self.loop.call_soon(self.reroute)
 
     def beat(self) -> None:
         """Tell the workers that we live, and see whether they do."""
@@ -178,6 +193,8 @@ class Server:
             logger.warning("control was restarted: saying goodbye to %d tunnel%s of before", old, "s" * (old != 1))
         for worker, fd in enumerate(self.fds):
             self.loop.add_reader(fd, self.readable, worker)
+        if self.hops:
+            self.loop.add_reader(self.hops.fileno(), self.rerouted)
         pptp = self.config.server.pptp
         for listen in pptp.listen if pptp.enabled else ():
             await self.streams.listen(self.store.get(f"tcp/{listen}"), gre_port(self.config.server, listen))

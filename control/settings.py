@@ -293,6 +293,7 @@ class Pptp(Serving):
     """[server.pptp]: PPTP on TCP and GRE (RFC 2637)."""
     later: ClassVar[frozenset[str]] = frozenset(["mrru"])
     listen: Annotated[tuple[Listener4, ...], Field(min_length=1), AfterValidator(_distinct)] = ("0.0.0.0:1723",)
+    gre_transmit: Literal["auto", "ring", "raw"] = "auto"
 
 
 class Server(Table):

@@ -29,6 +29,7 @@ from pathlib import Path
 
 from . import config as configuration
 from . import listener, privilege, store, tun
+from .bypass import Bypass
 from .child import OFTEN, Child
 from .kernel import Kernel
 from .log import set_level
@@ -45,11 +46,19 @@ DYING = 5.0             # how long the children of a killed supervisor may take 
 FIXED = ("interface", "workers", "max_sessions", "run_dir", "offload", "spin", "reorder_window", "reorder_time", "forwarding",
          "masquerade")    # until a restart
 FIXED_SERVER = ("enabled", "listen")
+FIXED_PPTP = (*FIXED_SERVER, "gre_transmit")
 
 
 def table_file(path: Path, max_sessions: int, workers: int) -> None:
     from ..fastpath import table  # type: ignore[attr-defined]  # an extension module, and compiled
     table.create(path, max_sessions=max_sessions, workers=workers)
+
+
+def door_of(path: Path) -> Callable[[bool], None]:
+    """By which the workers learn whether frames may pass the kernel's output by."""
+    from ..fastpath import table
+    with open(path, "r+b") as file:
+        return table.Tables(file.fileno()).allow_bypass
 
 
 class Supervisor:
@@ -66,6 +75,7 @@ class Supervisor:
                          Child("control", commands["control"], self.own_cores, hold)]
         self.keeper = store.Keeper({"udp": self.open_udp, "tcp": self.open_tcp, "gre": self.open_gre}, self.accept)
         self.kernel = Kernel(self.run_dir)
+        self.bypass: Bypass | None = None
         self.selector = selectors.DefaultSelector()
         self.lock = -1
         self.announced = False
@@ -144,6 +154,9 @@ class Supervisor:
             for address in listener.gre_addresses(pptp.listen):
                 for name, fd in self.open_gre(address):
                     self.keeper.keep(name, fd)
+            if pptp.gre_transmit != "raw":
+                for number in range(self.workers):
+                    self.keeper.keep(f"frames/{number}", listener.open_frames().detach())
         for number in range(self.workers):
             pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
             for sock, side in zip(pair, ("forwarder", "control"), strict=True):
@@ -155,6 +168,10 @@ class Supervisor:
         path.chmod(0o600)
         self.keeper.keep("tables", os.open(path, os.O_RDWR | os.O_CLOEXEC))
         self.keeper.keep("config", store.memory("config", configuration.dump(self.config)))
+        if pptp.enabled and pptp.gre_transmit != "raw":
+            self.bypass = Bypass(pptp.gre_transmit, door_of(path))
+            for sock in self.bypass.sockets():
+                self.selector.register(sock, selectors.EVENT_READ, self.bypass.changed)
         self.kernel.adopt(own.interface)
         self.kernel.apply(self.config)
         if own.forwarding:
@@ -196,7 +213,8 @@ class Supervisor:
             return fd
         old, raw = self.config, configuration.restore(store.contents(os.dup(fd)))
         new = self.counted(raw) if tun.workers(raw.concentrator) == self.workers else raw
-        servers = [(f"server.{service}", was, new.server.all()[service], FIXED_SERVER) for service, was in old.server.all().items()]
+        servers = [(f"server.{service}", was, new.server.all()[service], FIXED_PPTP if service == "pptp" else FIXED_SERVER)
+                   for service, was in old.server.all().items()]
         for table, was, now, keys in [("concentrator", old.concentrator, new.concentrator, FIXED), *servers]:
             for key in keys:
                 if getattr(was, key) != getattr(now, key):
@@ -319,6 +337,8 @@ class Supervisor:
                 child.signal(signal.SIGKILL)
                 child.reap(time.monotonic())
         self.keeper.close()
+        if self.bypass:
+            self.bypass.close()
         for line in self.kernel.undo():
             log.info("%s", line)
         for name in ("tables", "pids", "api.sock"):

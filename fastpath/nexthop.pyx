@@ -78,6 +78,7 @@ cdef void kick(Worker* w, const Segment* s, int n) noexcept nogil:
     cdef int left = tx_send(&w.tx, w.tx_interface, ETH_P_IP)
     out_of_kernel(w, since)
     w.record.sends += 1
+    w.record.frames += n
     counted(w, s, n, left >= 0)
 
 

@@ -21,6 +21,9 @@ cdef extern from * nogil:
     int AF_PACKET
 
 
+cdef bytes NO_RING = bytes(28)     # the socket outlives who mapped a ring of it: an old one goes first
+
+
 cdef int tx_send(TxRing* r, int interface, uint16_t protocol) noexcept nogil:
     """Send what was marked, all of it through one interface; how many frames may still be to be sent: 0, unless the device or the
     socket's buffer is full, when another call goes on. -1: there is no such interface, or it is down, and they are lost."""
@@ -106,6 +109,7 @@ cdef _option(int fd, int option, bytes value):
 
 cdef open_tx(TxRing* r, int fd):
     """A ring on a packet socket of type SOCK_RAW, which stays the caller's. A frame that the kernel cannot send is lost."""
+    _option(fd, PACKET_TX_RING, NO_RING)
     _option(fd, PACKET_VERSION, struct.pack("i", TPACKET_V2))
     _option(fd, PACKET_LOSS, struct.pack("i", 1))
     _option(fd, PACKET_QDISC_BYPASS, struct.pack("i", 1))
@@ -117,6 +121,7 @@ cdef open_tx(TxRing* r, int fd):
 cdef open_rx(RxRing* r, int fd, uint32_t patience_ms):
     """A ring on a packet socket that is not bound yet, or has a filter that passes nothing; a block that is not full is handed over
     after `patience_ms`."""
+    _option(fd, PACKET_RX_RING, NO_RING)
     _option(fd, PACKET_VERSION, struct.pack("i", TPACKET_V3))
     _option(fd, PACKET_RX_RING, struct.pack("IIIIIII", BLOCK, BLOCKS, FRAME, BLOCKS * BLOCK // FRAME, patience_ms, 0, 0))
     r.fd, r.block, r.left, r.held = fd, 0, 0, False

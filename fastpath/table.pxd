@@ -170,12 +170,13 @@ cdef struct WorkerRecord:     # written by its worker, whole pages
     uint64_t receives
     uint64_t reads
     uint64_t writes
+    uint64_t frames           # datagrams sent as frames of our own
     uint64_t verdicts[COUNTERS]
     uint64_t stage_ns[STAGES]          # stage.pxd: while somebody looks
     uint64_t stage_kernel_ns[STAGES]   # the part of it in system calls
     uint64_t stage_packets[STAGES]
     uint64_t stage_batches[STAGES]
-    uint8_t pad1[4096 - 128 - 9 * 8 - 8 * (COUNTERS + 4 * STAGES)]
+    uint8_t pad1[4096 - 128 - 10 * 8 - 8 * (COUNTERS + 4 * STAGES)]
 
 # A crash of a worker, written by it while it dies (crash.pyx).
 cdef struct Crash:            # 256 octets

@@ -40,7 +40,7 @@ def worker_dtype():
               ("super_in", "u8", <size_t>&w.super_in), ("super_out", "u8", <size_t>&w.super_out),
               ("gso_sends", "u8", <size_t>&w.gso_sends), ("gso_failures", "u8", <size_t>&w.gso_failures),
               ("sends", "u8", <size_t>&w.sends), ("receives", "u8", <size_t>&w.receives), ("reads", "u8", <size_t>&w.reads),
-              ("writes", "u8", <size_t>&w.writes), ("verdicts", ("u8", COUNTERS), <size_t>&w.verdicts)]
+              ("writes", "u8", <size_t>&w.writes), ("frames", "u8", <size_t>&w.frames), ("verdicts", ("u8", COUNTERS), <size_t>&w.verdicts)]
     return _dtype(fields, sizeof(WorkerRecord), <size_t>w)
 
 

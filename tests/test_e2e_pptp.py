@@ -16,6 +16,8 @@ from ours.peer import LINK
 from ours.place import FAR, LAN, SECOND
 from peers.concentrator import LOCAL
 from peers.lab import until
+from pyroute2.nftables.expressions import verdict
+from pyroute2.nftables.main import NFTables
 from test_e2e_restart import pids
 
 pytestmark = pytest.mark.root
@@ -183,6 +185,38 @@ def test_wrong_password_and_a_full_house(here, pns):
     failed = concentrator.json("sessions", "--failed")
     assert [(f["user"], f["service"], f["stage"]) for f in failed] == [("joe", "pptp", "authentication"), ("", "pptp", "call")]
     assert "Gate-6-opens" not in concentrator.log
+
+
+@pytest.mark.parametrize(("how", "frames"), [("auto", True), ("ring", True), ("raw", False)])
+def test_how_data_leaves(here, pns, how, frames):
+    """Every way: where the next hop is known it is frames, and an nftables rule on what leaves makes `auto` change its mind."""
+    concentrator = here(pptp={"gre-transmit": how})
+    client = pns()
+    joe = client.call("joe")
+    stats = lambda: concentrator.get("stats")["workers"]
+    count = lambda: sum(worker["frames"] for worker in stats())
+
+    def tick():
+        """A worker looks once in one whether frames are allowed."""
+        beat = stats()[0]["heartbeat"]
+        until("a tick has passed", lambda: stats()[0]["heartbeat"] > beat)
+    tick()
+    for n in range(40):
+        reaches(joe, n)
+    assert (count() >= 40) == frames and (count() == 0) == (not frames)
+    with concentrator.lab.entered(concentrator.lab.netns), NFTables(nfgen_family=2) as nft:
+        nft.begin()
+        nft.table("add", name="t")
+        nft.chain("add", table="t", name="c", hook="output", type="filter", priority=0)
+        nft.rule("add", table="t", chain="c", expressions=[verdict(code=1)])
+        nft.commit()
+    if how == "auto":
+        concentrator.logs("would escape nftables' chain c of table t")
+        tick()
+    before = count()
+    for n in range(40, 60):
+        reaches(joe, n)
+    assert (count() > before) == (how == "ring")
 
 
 def test_disconnect(here, pns):

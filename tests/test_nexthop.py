@@ -89,7 +89,8 @@ def test_a_super_packet_becomes_frames(wire):
     for i in range(52):
         _, _, sequence, ppp = wire.frame()
         assert (sequence, ppp) == (i, PPP + tcp("10.0.0.1", "10.67.0.2", data[1000 * i:1000 * i + 1000], 1 + 1000 * i, ident=1 + i))
-    assert wire.bench.tables.worker_records()["sends"][0] == 1
+    record = wire.bench.tables.worker_records()[0]
+    assert record["frames"] == 52 and record["sends"] < 5
 
 
 def by_raw(wire, number, **kw):

@@ -64,6 +64,17 @@ def test_more_than_there_are_slots(wire):
     assert tx.send(out, KIND) == 0 and tx.put(HEAD + bytes(60))
 
 
+def test_a_socket_outlives_its_rings(wire):
+    _, a, b, (out, _) = wire
+    b.bind(("wb", 0))
+    for _ in range(3):
+        tx, rx = Tx(a.fileno()), Rx(b.fileno(), 1)
+        b.bind(("wb", KIND))
+        assert tx.put(HEAD + b"left behind") and tx.send(out, KIND) == 0 and len(until(rx, b, 1)) == 1
+        assert tx.put(HEAD + b"never sent")
+        del tx, rx
+
+
 def test_tags_and_what_we_sent_ourselves(wire):
     _, a, b, (out, _) = wire
     tx, rx = Tx(a.fileno()), Rx(b.fileno(), 1)

@@ -58,7 +58,7 @@ def test_the_reference_has_every_key_with_its_default(heading):
 
 
 @pytest.mark.parametrize(("heading", "fixed"), [("[concentrator]", supervisor.FIXED), ("[server.l2tp]", supervisor.FIXED_SERVER),
-                                               ("[server.pptp]", supervisor.FIXED_SERVER)])
+                                               ("[server.pptp]", supervisor.FIXED_PPTP)])
 def test_the_reference_marks_what_needs_a_restart(heading, fixed):
     text = (TREE / "README.md").read_text().partition(f"\n`{heading}`\n")[2]
     assert {row[0].removesuffix(" *") for row in rows(text) if row[0].endswith("*")} == {key.replace("_", "-") for key in fixed}
