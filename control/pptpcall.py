@@ -50,8 +50,7 @@ PNS = parse("""
     *                CCRQ       cleared               idle
     *                CDN        disconnected          idle
 """)
-ESTABLISHED = "established"
-LOST_CARRIER, ADMIN_SHUTDOWN, REQUEST = 1, 3, 4         # results of a CDN (section 2.13)
+ADMIN_SHUTDOWN, REQUEST = 3, 4                          # results of a CDN (section 2.13)
 CDN_RESULTS = {1: "lost carrier", 2: "an error", 3: "administrative shutdown", 4: "request"}
 CONNECTED = 1                                           # result of OCRP and ICRP
 REPLY_RESULTS = {2: "an error", 3: "no carrier", 4: "busy", 5: "no dial tone", 6: "time-out", 7: "do not accept"}

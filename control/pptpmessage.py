@@ -19,7 +19,7 @@ _HEADER = struct.Struct("!HHLHH")
 _START = struct.pack("!HL", 1, COOKIE)          # what stands behind the length
 
 # General error codes (section 2.16), and the results that say "see the error code".
-NOT_CONNECTED, BAD_FORMAT, BAD_VALUE, NO_RESOURCE, BAD_CALL, PAC_ERROR = 1, 2, 3, 4, 5, 6
+NO_RESOURCE, BAD_CALL, PAC_ERROR = 4, 5, 6
 GENERAL_ERROR = 2
 ERRORS = {1: "not connected", 2: "bad format", 3: "bad value", 4: "no resource", 5: "bad call id", 6: "an error of the PAC"}
 
