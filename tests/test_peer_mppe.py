@@ -5,7 +5,8 @@ from functools import partial
 
 import pytest
 from peers.concentrator import LOCAL
-from peers.lab import LAN, PASSWORD, until
+from peers.lab import LAN, LAN6, PASSWORD, until
+from test_peer_ipv6 import tables as ipv6_tables
 from test_peer_traffic import fits, pings, transfer
 
 pytestmark = [pytest.mark.root, pytest.mark.peer]
@@ -157,4 +158,19 @@ def test_a_client_that_does_not_make_room(lab, serve, by):
     client.run(f"ip link set {client.interface} mtu {MTU}").check()
     printed = pings(lambda command: client.run(command, 30).out, LAN, [INNER, MTU - 1, MTU], "do")
     assert all(" 1 received" in text for text in printed.values()), printed
+    unharmed(lab)
+
+
+def test_both_families(lab, serve, by):
+    """What a router says to its link is encrypted too: the guest's kernel gets its prefix, and both families reach the network."""
+    tables = ipv6_tables(**{"use-encryption": "require"})
+    concentrator = serve(pptp={}, tables=tables)
+    client = by("joe", ppp=f"{STRONG}\n+ipv6")
+    client.up()
+    client.up6()
+    client.ping(LAN)
+    client.ping(LAN6)
+    assert client.run(f"cat /proc/sys/net/ipv6/conf/{client.interface}/mtu").out == f"{INNER}\n"
+    session = concentrator.session("joe")
+    assert session and session["encoding"] == "MPPE128 stateless" and session["remote-ipv6-prefix"]
     unharmed(lab)
