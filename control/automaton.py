@@ -263,14 +263,24 @@ class Automaton:
         persuaded = self._failures >= self.settings.max_failure   # that Naks lead nowhere
         rejects = [theirs for theirs, nak in refused if nak is None or persuaded]
         if rejects:
-            return CONFIGURE_REJECT, b"".join(rejects)
-        naks = b"".join(nak for _, nak in refused if nak)
+            return CONFIGURE_REJECT, self._fitting(rejects)
+        naks = [nak for _, nak in refused if nak]
         if not persuaded:
-            naks += self.missing(asked)
-        if naks:
-            return CONFIGURE_NAK, naks
+            naks.append(self.missing(asked))
+        if any(naks):
+            return CONFIGURE_NAK, self._fitting(naks)
         self._proposal = proposal
         return CONFIGURE_ACK, data
+
+    def _fitting(self, answers: list[bytes]) -> bytes:
+        """The first of these options, as many as a packet has room for: an option of two octets may be answered by ten, and what is
+        left out the peer hears the next time."""
+        room, said = self.link.peer_mru - 4, b""
+        for answer in answers:
+            if len(said) + len(answer) > room:
+                break
+            said += answer
+        return said
 
     def _answer(self, code: int, identifier: int, data: bytes, now: float) -> None:
         """An Ack, Nak or Reject of our Configure-Request. Whatever does not answer our last one, or

@@ -19,7 +19,7 @@ import sys
 import time
 from typing import Any
 
-from ..fastpath.punt import Channel, PuntKind
+from ..fastpath.punt import LONGEST, Channel, PuntKind
 from ..fastpath.table import Tables
 from . import api, log
 from . import config as configuration
@@ -159,6 +159,10 @@ class Server:
             self.timer = self.loop.call_at(max(due, now + 0.001), self.fire)
 
     def write(self, worker: int, frames: list[Frame]) -> None:
+        fitting = [frame for frame in frames if len(frame[5]) <= LONGEST]
+        if len(fitting) < len(frames):      # no machine may say so much; the frames of others go on
+            self.concentrator.sessions.defect(ValueError(f"{len(frames) - len(fitting)} frames longer than {LONGEST} octets"), self.beaten)
+            frames = fitting
         done = self.channels[worker].send(frames)
         if done < len(frames):
             self.unsent[worker] = frames[done:]

@@ -3,6 +3,8 @@ from typing import Any, TypeVar
 
 from .table import Path
 
+LONGEST: int
+
 class PuntKind(IntEnum):
     PUNT_L2TP = 1
     PUNT_PPP = 2

@@ -26,6 +26,7 @@ from .pppoe cimport ETHERTYPE_DISCOVERY, push_ethernet
 from .worker cimport FRAME, PORT_ETHERNET, PORT_UDP, PUNTS, SCRATCH, Out, Worker
 
 assert sizeof(PuntHeader) == 64
+LONGEST = FRAME - sizeof(PuntHeader)            # octets of the largest payload
 
 cdef enum:
     ZLB = 12                  # octets of a zero-length body message

@@ -8,12 +8,13 @@ import pytest
 from headrace.control.auth import AuthRequest, Reject
 from headrace.control.fields import option
 from headrace.control.link import push_packet
+from headrace.control.mppe import Policy
 from headrace.control.ppp import PPP, LinkDown, LinkReset, LinkSettings, LinkUp, Reason
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pppwire import CLIENT, REMOTE, SERVER, Wire
 
-LCP, IPCP, PAP, CHAP = 0xC021, 0x8021, 0xC023, 0xC223
+LCP, IPCP, PAP, CHAP, IPV6CP, CCP = 0xC021, 0x8021, 0xC023, 0xC223, 0x8057, 0x80FD
 METHODS = ("mschap2", "mschap1", "chap", "pap")
 ADMIN = Reason("admin", "disconnected", "disconnected by the administrator")
 GONE = Reason("call", "disconnected", "the call ended")
@@ -207,6 +208,19 @@ def test_early_and_strange_frames_are_harmless():
 def test_known_protocols_out_of_place_are_not_rejected(up, protocol):
     up.server.receive(protocol, b"\x45" + bytes(40), 1.0)
     assert (up.server.outgoing(), up.server.events()) == ([], [])
+
+
+@pytest.mark.parametrize("option_of_two, protocol", [(b"\x01\x02", LCP), (b"\x05\x02", LCP), (b"\x03\x02", IPCP), (b"\x81\x02", IPCP),
+                                                     (b"\x01\x02", IPV6CP), (b"\x12\x02", CCP), (b"\x63\x02", LCP)])
+def test_no_answer_is_longer_than_the_peer_may_take(option_of_two, protocol):
+    """A request full of options without values, each of which is answered by one with a value."""
+    wire = Wire(policy=Policy("yes"), ipv6=True, client=replace(CLIENT, encryption=Policy("yes"), ipv6=True)).open()
+    if protocol != LCP:
+        wire.settle()
+    for _ in range(8):
+        wire.server.receive(protocol, push_packet(1, 7, 1000 * option_of_two), 0.0)
+    answers = [packet for _, packet in wire.server.outgoing() if packet[0] in (3, 4)]
+    assert len(answers) == 8 and max(map(len, answers)) <= 1500 and all(int.from_bytes(a[2:4]) == len(a) > 1400 for a in answers)
 
 
 @pytest.mark.parametrize("methods", [(), ("eap",), ("mschap2", "ms-chap")])

@@ -10,7 +10,7 @@ from headrace.control import server
 from headrace.control.concentrator import Concentrator
 from headrace.control.server import Server
 from headrace.fastpath import table
-from headrace.fastpath.punt import Channel, PuntKind
+from headrace.fastpath.punt import LONGEST, Channel, PuntKind
 from rig.core import configuration
 
 PATH = (0, bytes(16), 1701, bytes(16), 1701)
@@ -104,3 +104,13 @@ def test_what_workers_did_in_a_gap_is_heard_before_their_frames(store, monkeypat
         own.beat()
         assert done[2:] == ["hear", "frame", "tick", "hear", "tick", "hear"]
     asyncio.run(live())
+
+
+def test_a_frame_that_is_too_long_is_left_out_alone(store, caplog):
+    async def live():
+        own = Server(store, configuration())
+        own.concentrator.outbox[0] += [frame(1), (*frame(2)[:5], bytes(LONGEST + 1)), (*frame(3)[:5], bytes(LONGEST))]
+        own.settle()
+        assert [(slot, len(payload)) for _, _, slot, *_, payload in Channel(store.worker.fileno()).receive()] == [(1, 4), (3, LONGEST)]
+    asyncio.run(live())
+    assert "a defect in headrace" in caplog.text and "1 frames longer than" in caplog.text
