@@ -205,7 +205,7 @@ class PPP(Machine):
         elif layer.PROTOCOL in self.ncps:
             self._settle(layer)
             if self.phase == NETWORK and self._said is None and not layer.terminated:
-                self._open_by = now + self.settings.open_timeout
+                self._due(now)
 
     def layer_finished(self, layer: Automaton, now: float) -> None:
         """An NCP may end without the link (RFC 1661 section 3.6); without LCP there is no link."""
@@ -243,7 +243,13 @@ class PPP(Machine):
 
     def _establish(self, now: float) -> None:
         self.phase = ESTABLISH
-        self._open_by, self._authenticate_by = now + self.settings.open_timeout, None
+        self._authenticate_by = None
+        self._due(now)
+
+    def _due(self, now: float) -> None:
+        """The link must be open in time, counted from when it began or was open last: who negotiates again gains none."""
+        if self._open_by is None:
+            self._open_by = now + self.settings.open_timeout
 
     def _authenticate(self, now: float) -> None:
         self.phase = AUTHENTICATE

@@ -166,6 +166,27 @@ def test_a_layer_that_never_opens_ends_the_link(protocol, stage):
     assert (reason.stage, reason.code) == (stage, "timeout") and 60 <= wire.now < 70
 
 
+def test_who_negotiates_again_and_again_gains_no_time():
+    """A peer that has LCP opened every ten seconds, and never says who it is."""
+    wire = Wire()
+    wire.server.open(wire.now)
+    while wire.now < 200 and not wire.count("server", LinkDown):
+        if wire.now % 10 == 0:
+            wire.client = PPP("client", CLIENT, Random(int(wire.now)))
+            wire.client.open(wire.now)
+        wire.server.tick(wire.now)
+        wire.drain()
+        while wire.queue:
+            if wire.queue[0][1] == LCP:
+                wire.deliver()
+            else:
+                del wire.queue[0]
+        wire.now += 1
+    assert wire.last("server", LinkDown).reason.code == "timeout" and 60 <= wire.now <= 70
+    assert len({packet for protocol, packet in wire.sent["server"] if protocol == CHAP}) == 6, "a challenge each time"
+    assert wire.count("server", AuthRequest) == 0
+
+
 def test_a_peer_without_ipcp_is_named():
     wire = Wire().open()
     while wire.server.ipcp is None:
