@@ -19,6 +19,7 @@ from .dhcp6server import PREFERRED, VALID, Information, Prefixes, Server
 from .ip6 import (
     ALL_NODES,
     DHCP_AGENTS,
+    HEADER,
     UDP,
     UNSPECIFIED,
     Datagram6,
@@ -105,7 +106,7 @@ class Router(Machine):
                 alone = solicitation.source == UNSPECIFIED          # it tries our address out for itself (RFC 4862 section 5.4.3)
                 self._send(push_neighbor(self.address, ALL_NODES if alone else solicitation.source, not alone))
         elif datagram.destination == self.address and (answer := echo_reply(datagram, self.address)) is not None:
-            self._send(answer)
+            self._answer(answer)
 
     def tick(self, now: float) -> None:
         self.server.tick(now)
@@ -144,7 +145,12 @@ class Router(Machine):
         if answer is not None:
             said = push_dhcp6(answer)
             head = struct.pack("!HHHH", SERVER_PORT, CLIENT_PORT, 8 + len(said), 0)
-            self._send(Datagram6(self.address, datagram.source, UDP, head + said, 64))
+            self._answer(Datagram6(self.address, datagram.source, UDP, head + said, 64))
+
+    def _answer(self, datagram: Datagram6) -> None:
+        """As long as the peer makes it, but not longer than its link takes: we do not fragment."""
+        if HEADER + len(datagram.payload) <= self.advertisement.mtu:
+            self._send(datagram)
 
     def _send(self, datagram: Datagram6) -> None:
         self._outgoing.append(push_ip6(datagram))

@@ -409,3 +409,17 @@ def test_a_whole_exchange_through_the_router():
     assert exchange(Type.RENEW, T1, named=True).associations == GIVEN[1:] and own.deadline() == T1 + VALID
     own.close()
     assert own.server.prefixes.taken == 0
+
+
+def test_no_answer_is_longer_than_the_link_takes():
+    """A message of many associations, each answered by a longer one; an echo of what a peer's larger MRU lets through."""
+    own = router()
+    few, many = (push_dhcp6(Message(Type.SOLICIT, XID, PEER, associations=tuple(Association(IA_NA, n) for n in range(n)))) for n in (9, 80))
+    agents = IPv6Address("ff02::1:2").packed
+    for message, wanted in ((few, 1), (many, 0)):
+        assert len(message) < 1350
+        own.receive(push_ip6(Datagram6(NODE, agents, UDP, struct.pack("!HHHH", 546, 547, 8 + len(message), 0) + message, 1)), 1.0)
+        assert len(own.outgoing()) == wanted
+    for size, wanted in ((1400, 1), (1401, 0)):
+        own.receive(push_ip6(Datagram6(NODE, US, ICMPV6, b"\x80" + bytes(size - 41), 64)), 1.0)
+        assert len(own.outgoing()) == wanted
