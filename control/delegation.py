@@ -6,14 +6,17 @@ from ipaddress import IPv6Network
 
 from .aaa import Authority
 from .install import Installer
+from .log import Limited
 from .session import Session
-
-log = logging.getLogger("headrace.session")
 
 
 class Delegation:
-    def __init__(self, session: Session, authority: Authority, installer: Installer) -> None:
-        self.session, self.authority, self.installer = session, authority, installer
+    def __init__(self, session: Session, authority: Authority, installer: Installer, log: Limited) -> None:
+        self.session, self.authority, self.installer, self.log = session, authority, installer, log
+
+    def say(self, level: int, text: str, *args: object) -> None:
+        """The peer asks and gives back as often as it likes."""
+        self.log(level, self.authority.clock(), f"%s: {text}", self.session.label, *args)
 
     def take(self) -> IPv6Network | None:
         """It leads to the session before the peer hears of it."""
@@ -21,17 +24,17 @@ class Delegation:
         assert session.profile is not None          # what is up was authenticated
         prefix = self.authority.delegate(session.profile, session.account)
         if prefix is None:
-            log.warning("%s: ipv6-pool %s has no prefix left to delegate", session.label, session.profile.dhcpv6_pd_pool)
+            self.say(logging.WARNING, "ipv6-pool %s has no prefix left to delegate", session.profile.dhcpv6_pd_pool)
             return None
         route = prefix.network_address.packed, prefix.prefixlen
         try:
             self.installer.lead(session.slot, route)
         except (ValueError, BlockingIOError) as error:      # the session does without; its router asks again
-            log.warning("%s: %s cannot be delegated: %s", session.label, prefix, error)
+            self.say(logging.WARNING, "%s cannot be delegated: %s", prefix, error)
             self.authority.prefixes.release(prefix)
             return None
         session.delegated, session.leads = prefix, session.leads | {route}
-        log.info("%s: %s is delegated", session.label, prefix)
+        self.say(logging.INFO, "%s is delegated", prefix)
         return prefix
 
     def give(self) -> None:
@@ -42,4 +45,4 @@ class Delegation:
         self.installer.forget(session.slot, [route])
         self.authority.prefixes.release(prefix)
         session.delegated, session.leads = None, session.leads - {route}
-        log.info("%s: %s is free again", session.label, prefix)
+        self.say(logging.INFO, "%s is free again", prefix)

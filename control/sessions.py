@@ -51,6 +51,7 @@ class Sessions(dict[int, Session]):
         self.duid = duid                        # our name as a DHCPv6 server
         self.foreign_owner = foreign_owner      # a test's setting: every owner differs from the worker that receives the call
         self.say = Limited(log, LIMITED)
+        self.change = Limited(log, LIMITED)     # of links that are up
         self.installer = Installer(tables)
         self.names = Names()
         self.failures = Failures()
@@ -249,21 +250,28 @@ class Sessions(dict[int, Session]):
         before, rekey = session.leads, session.link is None or session.link.cipher != event.cipher
         if not event.ipv6:
             self.close_router(session)
-        session.leads = routes(event, session.address, session.prefix, session.delegated)
+        leads = routes(event, session.address, session.prefix, session.delegated)
+        session.leads = before | leads          # should the tables refuse, all of them are taken out
         self.installer.up(session.slot, session.service.kind, session.call, event, sequenced=session.sequenced,
-                          clamp=profile.change_tcp_mss, keepalive=table.keepalive_timeout, dscp=table.dscp, leads=session.leads,
+                          clamp=profile.change_tcp_mss, keepalive=table.keepalive_timeout, dscp=table.dscp, leads=leads,
                           prefix=session.prefix, gateway6=profile.local_ipv6_address, rekey=rekey)
-        self.installer.forget(session.slot, before - session.leads)
+        self.installer.forget(session.slot, before - leads)
+        session.leads = leads
         if event.ipv6:
             self.open_router(session, event, now)
         self.outbox[session.owner].append((PuntKind.PUNT_ARM, session.slot, session.generation, 0, None, b""))
-        if not session.up_since:
+        first = not session.up_since
+        if first:
             self.starting -= 1
             session.up_since = now
         given = ", ".join([f"address {session.address}"] * event.ip + [f"prefix {session.prefix}"] * event.ipv6)
         news = f"{'up' if session.link is None else 'still up'}, {given}, {event.method}"
         session.link, session.state = event, "open"
-        log.info("%s: %s, mtu %d, mru %d, %s", session.name, news, event.mtu, event.mru, event.encoding or "not encrypted")
+        said = "%s: %s, mtu %d, mru %d, %s", session.name, news, event.mtu, event.mru, event.encoding or "not encrypted"
+        if first:
+            log.info(*said)
+        else:                                   # a peer may negotiate as often as it likes
+            self.change(logging.INFO, now, *said)
 
     def link_reset(self, session: Session, event: LinkReset, now: float) -> None:
         self.close_router(session)
@@ -292,7 +300,7 @@ class Sessions(dict[int, Session]):
             router.resize(mtu)
             return
         self.close_router(session)
-        prefixes = Delegation(session, self.authority, self.installer) if profile.dhcpv6_pd_pool else None
+        prefixes = Delegation(session, self.authority, self.installer, self.change) if profile.dhcpv6_pd_pool else None
         advertised = Advertised(profile.dns6, profile.domain_search, profile.managed_address_configuration)
         session.router = Router(link.local_identifier, mtu, session.prefix, prefixes, advertised, self.duid, self.random)
         session.router.open(now)

@@ -181,6 +181,43 @@ def test_ipv6_comes_later_and_goes(rig):
     assert rig.tables.state(session.slot) == State.OPEN and session.up_since == up_since
 
 
+def test_a_change_that_the_tables_refuse_leaves_nothing(rig):
+    """A prefix that still led to the slot would lead to whoever has that slot next."""
+    client = rig.dial(ipv6=True)
+    prefix, session = rig.session("<l2tp-joe>").prefix, rig.session("<l2tp-joe>")
+    assert rig.tables.lookup(prefix[1].packed) == session.slot
+
+    class Stalled:
+        def __getattr__(self, name):
+            if name == "configure":
+                raise BlockingIOError("a worker stands still")
+            return getattr(rig.tables, name)
+    rig.core.installer.tables = Stalled()
+    client.ppp.ipv6cp.fire("Close", rig.now)
+    rig.run(3)
+    assert session.ended and client.call_down and rig.tables.lookup(prefix[1].packed) == 0
+    rig.check()
+
+
+def test_a_peer_cannot_fill_the_log(rig, caplog):
+    """Who negotiates, and takes and gives back a prefix, as often as it can."""
+    caplog.set_level("INFO")
+    client = rig.dial(ipv6=True)
+    slot = rig.session("<l2tp-joe>").slot
+    ncp = rig.core.sessions[slot].ppp.ipv6cp
+    for n in range(200):
+        ncp.receive(push_packet(1, n & 255, b"\x01\x0a" + (n + 7).to_bytes(8)), rig.now)
+        ncp.receive(push_packet(2, ncp._awaited, ncp._request), rig.now)
+        rig.core.sessions.touched[slot] = rig.core.sessions[slot]
+        rig.core.flush(rig.now)
+        for kind in Type.REQUEST, Type.RELEASE:
+            message = push_dhcp6(Message(kind, XID, DUID, UNNAMED, (PD,)))
+            rig.core.frame(rig.frame(client, IPV6, push_ip6(Datagram6(
+                address(client), AGENTS, UDP, struct.pack("!HHHH", 546, 547, 8 + len(message), 0) + message, 1))), rig.now)
+    texts = [record.getMessage() for record in caplog.records]
+    assert sum("still up" in text for text in texts) > 3 and sum("is delegated" in text for text in texts) > 3 and len(texts) < 50
+
+
 @pytest.mark.parametrize("protocol", [0x8057, 0xC021])
 def test_renegotiation(rig, protocol):
     """Of IPV6CP or of all: what was delegated is free meanwhile, and the same afterwards."""
