@@ -115,7 +115,7 @@ class Stream(asyncio.BufferedProtocol):
         if octets is None:
             transport.close()
             asyncio.get_running_loop().call_later(LINGER, transport.abort)
-        else:
+        elif not transport.is_closing():        # cut off, or the peer has sent its last: asyncio would complain, write by write
             transport.write(octets)
             if transport.get_write_buffer_size() > UNREAD:
                 transport.abort()

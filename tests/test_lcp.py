@@ -224,7 +224,7 @@ def test_what_needs_no_answer_gets_none(up, code):
     assert up.is_up() and up.server.events() == []
 
 
-@pytest.mark.parametrize("protocol", [0x80FD, 0x8057, 0x8281, 0x0057, 0xC025])
+@pytest.mark.parametrize("protocol", [0x80FD, 0x8057, 0x8281, 0xC025])
 def test_protocols_that_nobody_speaks_are_rejected(up, protocol):
     up.server.lcp.theirs[1] = 128
     up.server.receive(protocol, bytes(range(200)), 0.0)

@@ -225,7 +225,7 @@ def test_early_and_strange_frames_are_harmless():
     assert (wire.client.outgoing(), wire.client.events()) == ([], [])
 
 
-@pytest.mark.parametrize("protocol", [0x0021, CHAP, PAP])
+@pytest.mark.parametrize("protocol", [0x0021, 0x0057, CHAP, PAP])
 def test_known_protocols_out_of_place_are_not_rejected(up, protocol):
     up.server.receive(protocol, b"\x45" + bytes(40), 1.0)
     assert (up.server.outgoing(), up.server.events()) == ([], [])
