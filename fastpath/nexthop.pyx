@@ -21,9 +21,11 @@ cdef enum:
 
 
 cdef bint learn(Worker* w, uint32_t index) noexcept nogil:
-    """Have next hop `index` in w.hop, as it was at one moment. False: it leads nowhere now."""
+    """Have next hop `index` in w.hop, as it was at one moment. False: there is none, or it leads nowhere now."""
     cdef NextHop* h
     cdef uint32_t version
+    if index == 0:
+        return False
     if index != w.hop_index:
         w.hop_index = 0
         if index >= NEXTHOPS:

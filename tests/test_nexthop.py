@@ -142,6 +142,16 @@ def test_sessions_of_both_ways_in_one_batch(wire):
     assert [wire.bench.gre_read()[1:3] for _ in range(30)] == [(0x99, n) for n in range(30)]
 
 
+def test_a_session_without_a_next_hop_does_not_go_by_anothers(wire):
+    wire.hop()
+    wire.allow()
+    wire.bench.call(9, "10.67.0.9", peer_call=0x99)
+    for n in range(3):
+        by_frame(wire, n)
+        wire.bench.inner_write(udp("10.0.0.1", "10.67.0.9", b"x"))
+        assert wire.bench.gre_read()[1:3] == (0x99, n)
+
+
 def test_a_device_that_is_down(wire):
     wire.hop()
     wire.allow()
