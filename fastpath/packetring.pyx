@@ -24,8 +24,17 @@ cdef extern from * nogil:
 cdef bytes NO_RING = bytes(28)     # the socket outlives who mapped a ring of it: an old one goes first
 
 
+cdef uint32_t unsent(TxRing* r) noexcept nogil:
+    """How many of the marked frames the kernel did not take; it takes them in order."""
+    cdef uint32_t n = 0
+    while n < r.marked and load_acquire32(&(<tpacket2_hdr*>(r.slots + <size_t>((r.next + FRAMES - 1 - n) % FRAMES) * FRAME)).tp_status) \
+            == TP_STATUS_SEND_REQUEST:
+        n += 1
+    return n
+
+
 cdef int tx_send(TxRing* r, int interface, uint16_t protocol) noexcept nogil:
-    """Send what was marked, all of it through one interface; how many frames may still be to be sent: 0, unless the device or the
+    """Send what was marked, all of it through one interface; how many frames are still to be sent: 0, unless the device or the
     socket's buffer is full, when another call goes on. -1: there is no such interface, or it is down, and they are lost."""
     cdef sockaddr_ll to
     if r.marked == 0:
@@ -38,23 +47,19 @@ cdef int tx_send(TxRing* r, int interface, uint16_t protocol) noexcept nogil:
         if errno == EINTR:
             continue
         if errno in (EAGAIN, ENOBUFS):
-            return <int>r.marked
+            break
         take_back(r)
         return -1
-    r.marked = 0
-    return 0
+    r.marked = unsent(r)            # a buffer that filled up on the way is no error
+    return <int>r.marked
 
 
 cdef void take_back(TxRing* r) noexcept nogil:
     """Nothing is marked any more: what could not be sent through one interface must not leave through the next."""
-    cdef tpacket2_hdr* h
-    while r.marked:
-        h = <tpacket2_hdr*>(r.slots + <size_t>((r.next + FRAMES - 1) % FRAMES) * FRAME)
-        if load_acquire32(&h.tp_status) != TP_STATUS_SEND_REQUEST:
-            break               # this one left, and those before it
-        store_release32(&h.tp_status, TP_STATUS_AVAILABLE)
+    cdef uint32_t k, n = unsent(r)
+    for k in range(n):
         r.next = (r.next + FRAMES - 1) % FRAMES
-        r.marked -= 1
+        store_release32(&(<tpacket2_hdr*>(r.slots + <size_t>r.next * FRAME)).tp_status, TP_STATUS_AVAILABLE)
     r.marked = 0
 
 

@@ -72,7 +72,7 @@ cdef void settle(Worker* w) noexcept nogil:
     cdef uint64_t one = 1
     if w.out.count:
         transmit(w)
-    elif w.tx.marked:
+    if w.tx.marked:
         flush_frames(w)
     punt_out(w)
     for i in range(<int>VERDICTS):

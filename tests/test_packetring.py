@@ -103,3 +103,22 @@ def test_what_cannot_be_sent(wire):
     for n in range(3 * SLOTS):
         assert tx.put(HEAD + struct.pack("!I", n)) and tx.send(out, KIND) == 0
         assert [frame for frame, *_ in until(rx, b, 1)] == [HEAD + struct.pack("!I", n)]
+
+
+def test_a_buffer_that_fills_up_on_the_way(wire):
+    """The kernel takes what there is room for and says that all is well; the rest goes when there is room again, and not by way of
+    whatever is sent next."""
+    _, a, b, _ = wire
+    subprocess.run("""ip link add link wa name slow type macvlan mode vepa; ip link set slow up
+        tc qdisc add dev wa root tbf rate 20mbit burst 3000 limit 1000000""", shell=True, check=True)
+    a.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10000)
+    tx, rx = Tx(a.fileno()), Rx(b.fileno(), 1)
+    b.bind(("wb", KIND))
+    sent = [HEAD + struct.pack("!I", i) + bytes(1000) for i in range(100)]
+    for frame in sent:
+        assert tx.put(frame)
+    slow, lefts, got = socket.if_nametoindex("slow"), [100], []
+    while lefts[-1]:
+        lefts.append(tx.send(slow, KIND))
+        got += until(rx, b, lefts[-2] - lefts[-1])
+    assert [frame for frame, *_ in got] == sent and 0 < lefts[1] < 100 and lefts == sorted(lefts, reverse=True)
