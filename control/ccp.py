@@ -48,18 +48,18 @@ class CCP(Automaton):
     PROTOCOL = CCP_PROTOCOL
     NAME = "ccp"
     OPTIONS = {MPPE: Field("mppe", u32)}
-    __slots__ = ("keys", "policy")
+    __slots__ = ("cipher", "keys", "policy")
 
     def __init__(self, policy: Policy, keys: Keys, link: Link, settings: LinkSettings, random: Random) -> None:
         self.policy, self.keys = policy, keys
+        self.cipher: Cipher | None = None       # what is in force, while open
         super().__init__(link, settings, random)
         if not policy.required:
             self.max_configure = min(self.max_configure, OPTIONAL_TRIES)
 
     # What is in force
 
-    @property
-    def cipher(self) -> Cipher | None:
+    def _agreed(self) -> Cipher | None:
         send, receive = self._way(self.theirs, 0), self._way(self.ours, 1)
         return Cipher(receive, send, self.policy.required) if send or receive else None
 
@@ -142,13 +142,15 @@ class CCP(Automaton):
     # Openings and endings: a link that must be encrypted does not outlive its encryption
 
     def this_layer_up(self, now: float, identifier: int, answer: bytes) -> None:
-        cipher = self.cipher
+        cipher = self._agreed()
         if self.policy.required and not (cipher and cipher.receive and cipher.send):
             self._refused("the peer does not encrypt", now)
         else:
+            self.cipher = cipher
             super().this_layer_up(now, identifier, answer)
 
     def this_layer_down(self, now: float, identifier: int, answer: bytes) -> None:
+        self.cipher = None
         super().this_layer_down(now, identifier, answer)
         if self.policy.required and self.terminated:
             self._refused("encryption was ended", now)

@@ -84,7 +84,7 @@ class Installer:
            dscp: int | str, leads: Iterable[Route], prefix: IPv6Network | None = None, gateway6: IPv6Address | None = None,
            rekey: bool = True) -> None:
         """`leads` are the routes, `prefix` the link's own /64, `gateway6` who says that a packet is too big. A link that was up may
-        change without interruption; `rekey` is False when its keys are those in force."""
+        change without interruption; `rekey` is False when its ciphers go on where they are."""
         flags = (ConfigFlag.CONFIG_IP if link.ip else 0) | (ConfigFlag.CONFIG_IPV6 if link.ipv6 else 0)
         if clamp:
             flags |= ConfigFlag.CONFIG_CLAMP_MSS

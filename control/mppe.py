@@ -69,7 +69,8 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Cipher:
-    """What CCP agreed on; None for a direction in clear."""
+    """What CCP agreed on; None for a direction in clear. Each time that CCP opens there is a new one, and both ends begin with their
+    start keys; while there is the same one they go on where they are, whatever else is negotiated again."""
     receive: Way | None
     send: Way | None
     required: bool      # nothing may pass in clear

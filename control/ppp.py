@@ -344,7 +344,7 @@ class PPP(Machine):
     def _link_up(self) -> None:
         lcp, ipcp = self.lcp, self.ipcp if self._is_open(IPCP_PROTOCOL) else None
         ipv6cp = self.ipv6cp if self._is_open(IPV6CP_PROTOCOL) else None
-        cipher = self.ccp.cipher if self.ccp and self._is_open(CCP_PROTOCOL) else None
+        cipher = self.ccp.cipher if self.ccp else None
         self._open_by = None
         theirs = lcp.theirs
         link = LinkUp(

@@ -11,6 +11,7 @@ from .address import shown
 from .install import Route
 from .ipv6cp import link_local
 from .link import LinkUp
+from .mppe import Cipher
 from .ppp import PPP
 from .reason import Reason
 from .router import Router
@@ -23,9 +24,9 @@ State = Literal["starting", "authenticating", "open", "closing"]
 class Session:
     """From Opening to Down."""
 
-    __slots__ = ("account", "address", "alarm", "call", "caller_id", "delegated", "early", "ended", "generation", "leads", "link", "name",
-                 "number", "opened", "owner", "patient", "ppp", "prefix", "profile", "reason", "router", "sequenced", "service", "slot",
-                 "started", "state", "up_since", "user", "watchers")
+    __slots__ = ("account", "address", "alarm", "call", "caller_id", "cipher", "delegated", "early", "ended", "generation", "leads",
+                 "link", "name", "number", "opened", "owner", "patient", "ppp", "prefix", "profile", "reason", "router", "sequenced",
+                 "service", "slot", "started", "state", "up_since", "user", "watchers")
 
     def __init__(self, service: Service, call: Call, slot: int, generation: int, owner: int, now: float) -> None:
         self.service, self.call = service, call
@@ -33,6 +34,7 @@ class Session:
         self.caller_id = shown(call.path.peer)
         self.ppp: PPP | None = None             # from Up on
         self.link: LinkUp | None = None         # while user data flows
+        self.cipher: Cipher | None = None       # whose keys the tables have
         self.profile: Profile | None = None
         self.address: IPv4Address | None = None
         self.prefix: IPv6Network | None = None          # of its link

@@ -247,7 +247,7 @@ class Sessions(dict[int, Session]):
     def link_up(self, session: Session, event: LinkUp, now: float) -> None:
         profile, table = session.profile, session.service.table
         assert profile is not None              # nothing is up that was not authenticated
-        before, rekey = session.leads, session.link is None or session.link.cipher != event.cipher
+        before, rekey = session.leads, session.cipher is not event.cipher
         if not event.ipv6:
             self.close_router(session)
         leads = routes(event, session.address, session.prefix, session.delegated)
@@ -255,6 +255,7 @@ class Sessions(dict[int, Session]):
         self.installer.up(session.slot, session.service.kind, session.call, event, sequenced=session.sequenced,
                           clamp=profile.change_tcp_mss, keepalive=table.keepalive_timeout, dscp=table.dscp, leads=leads,
                           prefix=session.prefix, gateway6=profile.local_ipv6_address, rekey=rekey)
+        session.cipher = event.cipher
         self.installer.forget(session.slot, before - leads)
         session.leads = leads
         if event.ipv6:

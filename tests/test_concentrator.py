@@ -4,6 +4,7 @@ import logging
 
 import pytest
 from headrace.control.address import mapped
+from headrace.control.fields import option
 from headrace.control.link import CCP_PROTOCOL, IPCP_PROTOCOL, LCP_PROTOCOL, PAP_PROTOCOL, push_packet
 from headrace.control.log import Formatter, Limited
 from headrace.control.mppe import IN_CLEAR, Policy
@@ -249,6 +250,36 @@ def test_ipcp_is_renegotiated_without_authentication(rig):
     rig.run(5)
     assert client.link.local_address == address and rig.tables.state(rig.slot(client)) == State.OPEN
     assert {frame[3] for frame in rig.sent[sent:] if frame[0] == PuntKind.PUNT_PPP} == {IPCP_PROTOCOL}
+
+
+@pytest.mark.parametrize("use", ["yes", "require"])
+def test_ciphers_begin_anew_with_ccp_and_with_nothing_else(tmp_path, use):
+    """A peer whose address is negotiated again, for which a lost Ack is enough, has its ciphers where they were: if ours began anew, it
+    could not read us, and what was encrypted before would be encrypted with the same octets again."""
+    rig, begun = encrypting(tmp_path, use), []
+    client = rig.dial(encryption=Policy("yes"))
+    installer, encrypt = rig.core.sessions.installer, rig.core.sessions.installer.encrypt
+
+    def watched(slot, cipher, rekey):
+        begun.append(rekey)
+        return encrypt(slot, cipher, rekey)
+    installer.encrypt = watched
+
+    def again(*layers):
+        begun.clear()
+        for layer in layers:
+            layer.fire("RCR+", rig.now, 7, push_packet(2, 7, option(18, (0x01000040).to_bytes(4)) if layer is client.ppp.ccp else b""))
+        rig.run(5)
+        assert rig.session("<l2tp-joe>").link.encoding == "MPPE128 stateless" and rig.tables.state(rig.slot(client)) == State.OPEN
+        return begun
+    assert again(client.ppp.ipcp) == [False]
+    assert again(client.ppp.ccp) == [True]
+    assert True in again(client.ppp.ipcp, client.ppp.ccp) and True in again(client.ppp.ccp, client.ppp.ipcp)
+    assert again(client.ppp.ipcp) == [False]
+    client.renegotiate()
+    begun.clear()
+    rig.run(5)
+    assert True in begun
 
 
 def test_two_names_in_one_batch_are_not_confused(tmp_path, monkeypatch):
