@@ -127,12 +127,18 @@ def windows(config: Config, server: Serving, secret: Secret) -> str:
     return f"-AuthenticationMethod {method} -EncryptionLevel {level[config.profile_of(secret, server.default_profile).use_encryption]}"
 
 
+def pppd(config: Config, server: Serving, user: str, secret: Secret) -> str:
+    """The options of pppd, which encrypts where it is told to, or not at all."""
+    encryption = config.profile_of(secret, server.default_profile).encryption
+    return f"user {user} password {secret.password} noauth" + (" require-mppe" if encryption.required else "")
+
+
 def l2tp(config: Config, user: str, secret: Secret) -> list[str]:
     server, password = config.server.l2tp, secret.password
     address, port = own_address(server.listen[0]), address_of(server.listen[0])[2]
     return [
         f"dial L2TP to {address}, UDP port {port}, user {user}, password {password}",
-        f"  Linux     xl2tpd.conf: [lac headrace] lns = {address}, pppoptfile = FILE with: user {user} password {password} noauth",
+        f"  Linux     xl2tpd.conf: [lac headrace] lns = {address}, pppoptfile = FILE with: {pppd(config, server, user, secret)}",
         f"  Windows   Add-VpnConnection headrace {address} -TunnelType L2tp {windows(config, server, secret)}"
         " (without IPsec: ProhibitIpSec=1 in HKLM\\SYSTEM\\CurrentControlSet\\Services\\RasMan\\Parameters)",
         f"  RouterOS  /interface l2tp-client add name=headrace connect-to={address} user={user} password={password} disabled=no",
@@ -144,7 +150,7 @@ def pptp(config: Config, user: str, secret: Secret) -> list[str]:
     address, port = own_address(server.listen[0]), address_of(server.listen[0])[2]
     return [
         f"dial PPTP to {address}, TCP port {port} and GRE, user {user}, password {password}",
-        f"  Linux     pppd pty 'pptp {address} --nolaunchpppd' user {user} password {password} noauth",
+        f"  Linux     pppd pty 'pptp {address} --nolaunchpppd' {pppd(config, server, user, secret)}",
         f"  Windows   Add-VpnConnection headrace {address} -TunnelType Pptp {windows(config, server, secret)}",
         f"  RouterOS  /interface pptp-client add name=headrace connect-to={address} user={user} password={password} disabled=no",
     ]

@@ -220,6 +220,16 @@ def test_what_to_dial(place):
     assert "nobody can dial in" in example.dial(config.Config())[0]
 
 
+@pytest.mark.parametrize("use, windows, linux", [("no", "NoEncryption", False), ("yes", "Optional", False), ("require", "Required", True)])
+def test_what_to_dial_says_what_is_encrypted(place, use, windows, linux):
+    example.write(place / "new.toml")
+    text = (place / "new.toml").read_text().replace('use-encryption = "yes"', f'use-encryption = "{use}"')
+    (place / "new.toml").write_text(text)
+    lines = example.dial(config.load(place / "new.toml"))
+    assert all(f"-EncryptionLevel {windows}" in line for line in lines if "Windows" in line)
+    assert [line.endswith(" require-mppe") for line in lines if "Linux" in line] == [linux, linux]
+
+
 def test_a_variant_that_the_cpu_does_not_have_is_one_sentence(place):
     path = place / "new.toml"
     result = subprocess.run([sys.executable, "-m", "headrace.control", "run", "-c", str(path)], capture_output=True, text=True,
