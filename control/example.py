@@ -77,6 +77,7 @@ max-mru = 1450
 keepalive-timeout = "30s"
 max-sessions = 0
 dscp = "inherit"
+gre-transmit = "auto"           # auto | ring | raw: data past the kernel's output, where it has no say
 
 # [ipv6-pool.links]
 # prefix = "2001:db8:67::/48"   # split into /64s
