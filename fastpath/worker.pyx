@@ -12,7 +12,7 @@ from .down cimport down, down_handed
 from .flows cimport FLOWS_PACKETS
 from .mppe cimport free_ciphers, new_ciphers, refill
 from .nexthop cimport flush_frames
-from .packet cimport DROP_NO_SESSION, PASS, VERDICTS, Packet
+from .packet cimport DROP_NO_SESSION, DROP_NOT_OPEN, PASS, VERDICTS, Packet
 from .packetring cimport close_tx, open_tx
 from .port cimport count, prepare, transmit
 from .punt cimport control_lives, prepare_punts, punt_in, punt_out
@@ -110,6 +110,9 @@ cdef int take_handed(Worker* w, Ring* r) noexcept nogil:
             # The state first: the generation read after it is at least as new, and whoever is in the slot stays for this pass.
             if load_acquire8(&s.state) in (FREE, RETIRED) or s.generation != h.generation:
                 count(w, DROP_NO_SESSION, 1)
+                continue
+            if direction and load_acquire8(&s.state) != OPEN:         # it was when the packet was read; upward, link looks at this
+                count(w, DROP_NOT_OPEN, 1)
                 continue
             w.batch[w.count] = h.packet
             w.batch[w.count].verdict = PASS

@@ -428,3 +428,18 @@ def test_many_small_passes_wait_for_a_worker_that_is_away(tmp_path):
         assert "DROP_RING" not in bench.verdicts()
     finally:
         bench.close()
+
+
+def test_what_was_handed_over_before_a_link_was_reset_does_not_leave(tmp_path):
+    """Its owner comes to it when the link is being negotiated again, perhaps with somebody else, perhaps to be encrypted."""
+    bench = Bench(tmp_path / "tables", workers=2, held=(1,))
+    slot, _ = bench.session(owner=1)
+    bench.inner_write(udp("10.0.0.1", "10.67.0.2", b"before"), worker=0)
+    bench.wait_verdict("HANDED")
+    bench.tables.set_state(slot, State.OPENING)
+    bench.threads[1].start()
+    bench.wait_verdict("DROP_NOT_OPEN")
+    bench.tables.set_state(slot, State.OPEN)
+    bench.inner_write(udp("10.0.0.1", "10.67.0.2", b"after"), worker=0)
+    assert bench.peer.recv(2000).endswith(b"after")
+    bench.close()
