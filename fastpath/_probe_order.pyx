@@ -12,6 +12,7 @@ from .worker cimport BATCH, CELL, WAITS, Wait, Worker
 cdef class Order:
     cdef Tables tables
     cdef Worker* w
+    cdef readonly int outdated          # of what went on: packets whose configuration is not the one in force
 
     def __init__(self, Tables tables, uint32_t window, uint64_t window_ns):
         self.tables, self.w = tables, <Worker*>calloc(1, sizeof(Worker))
@@ -25,8 +26,9 @@ cdef class Order:
         free(self.w.wait_cells)
         free(self.w)
 
-    def push(self, list packets, uint64_t now_ns):
-        """A batch of (slot, bits of its number, number, payload), each payload in memory of its own; (slot, payload) of what went on."""
+    def push(self, list packets, uint64_t now_ns, then=None):
+        """A batch of (slot, bits of its number, number, payload), each payload in memory of its own; (slot, payload) of what went on.
+        `then` is called when their sessions have been found."""
         cdef Worker* w = self.w
         cdef Packet* p
         cdef bytes payload
@@ -40,6 +42,8 @@ cdef class Order:
             p = &w.batch[i]
             p.data, p.length, p.slot, p.session = held[i], <uint32_t>len(payload), slot, &w.table.sessions[<uint32_t>slot]
             p.config, p.verdict, p.sequence_bits, p.sequence = config_of(p.session), PASS, bits, number
+        if then is not None:
+            then()
         order(w)
         self._went(went)
         while w.late_at < w.late_count:
@@ -71,6 +75,7 @@ cdef class Order:
         for i in range(self.w.count):
             p = &self.w.batch[i]
             went.append((p.slot, p.data[:p.length]))
+            self.outdated += p.config != config_of(p.session)
             p.session.acking = 0        # nobody pays here
         self.w.dues = 0
         self.w.owing = 0

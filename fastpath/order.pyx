@@ -41,6 +41,7 @@ cdef void order_rest(Worker* w) noexcept nogil:
         p = &w.late[w.late_at]
         if w.count + p.session.waits >= BATCH:
             return
+        p.config = config_of(p.session)           # what waited gets the one in force now: nothing behind it an older one
         if p.sequence_bits and p.config.flags & CONFIG_SEQUENCED:
             place(w, p)
         else:

@@ -180,6 +180,15 @@ def test_what_waits_in_a_session_that_ended_is_dropped(tables):
     assert due(stage, 100) == [9] and stage.dropped() == (0, 4) and stage.cells()[0] == 0
 
 
+def test_nothing_has_an_older_configuration_than_what_went_on_before_it(tables):
+    """Else a cipher would begin with keys that were, between two packets of one batch."""
+    stage, slot = Order(tables, 32, 20 * MS), session(tables)
+    assert push(stage, slot, 1, 3) == [1]
+    packets = [(slot, 32, n, b"%d" % n) for n in (2, 4, 6)] + [(slot, 0, 0, b"-")]
+    went = stage.push(packets, MS, lambda: tables.configure(slot, mtu=1000))
+    assert [payload for _, payload in went] == [b"2", b"3", b"4", b"-"] and stage.outdated == 0
+
+
 def test_cells_run_out_and_come_back(tables):
     """16,383 packets wait at most; who finds no cell does not wait."""
     stage, slots = Order(tables, 256, 20 * MS), [session(tables, n) for n in range(1, 67)]
