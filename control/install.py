@@ -144,8 +144,11 @@ class Installer:
         tables = self.tables
         tables.clear_addresses()
         slots = tables.used_slots()
-        states = tables.sessions()["state"][slots]
+        sessions = tables.sessions()
+        states, keys = sessions["state"][slots], sessions["ciphered"][slots]
         live = slots[(states == State.OPENING) | (states == State.OPEN)].tolist()
         for slot in live:               # once, at the start
+            tables.retire(slot)
+        for slot in slots[(states == State.RETIRED) & (keys != 0)].tolist():        # whose keys were still to be wiped
             tables.retire(slot)
         return live

@@ -255,7 +255,7 @@ cdef void obey(Worker* w, PuntHeader* h, uint8_t* body) noexcept nogil:
         if c.keepalive:
             arm(w, h.slot, s, w.tick + c.keepalive)
     elif h.kind == PUNT_REKEY:
-        cipher = cipher_of(w, s, c, True)
+        cipher = cipher_of(w, s, c, True) if c.flags & CONFIG_ENCRYPT else NULL     # without it control may be wiping the keys
         if cipher != NULL:
             cipher.flags |= STATE_FLUSH
     elif h.kind == PUNT_PPP and PPP_IP <= h.protocol < PPP_COMP and c.flags & (CONFIG_ENCRYPT | CONFIG_REQUIRE):

@@ -344,12 +344,12 @@ cdef class Tables:
         if generation == 0:
             generation = 2
         k = &c.keys[generation & 1]
+        store_release8(&s.ciphered, 1)            # first, so that also what is left half done is wiped
         memset(k, 0, sizeof(CipherKeys))
         memcpy(k.send_start, <const char*>send_key, len(send_key))
         memcpy(k.receive_start, <const char*>receive_key, len(receive_key))
         k.send_bits, k.receive_bits = send_bits, receive_bits
         k.send_stateless, k.receive_stateless, k.generation = send_stateless, receive_stateless, generation
-        s.ciphered = 1
 
     def clear_cipher(self, uint32_t slot):
         """Let go of a session's keys, after a `configure` without CONFIG_ENCRYPT and CONFIG_DECRYPT. They are wiped as soon as no

@@ -129,6 +129,23 @@ def test_encryption_comes_and_goes(tables, tmp_path, cipher, flags):
     assert not any(kept())
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_keys_of_a_former_life_are_wiped(tables, tmp_path, closed):
+    """Also those that the control before this one had let go of and not wiped yet."""
+    slot, _ = Installer(tables).open(Kind.KIND_L2TP, CALL, 0)
+    Installer(tables).up(slot, Kind.KIND_L2TP, CALL, replace(LINK, cipher=Cipher(RECEIVE, SEND, True)), sequenced=False, clamp=True,
+                         keepalive=30.0, dscp="inherit", leads=())
+    if closed:
+        tables.set_state(slot, State.RETIRED)
+    with (tmp_path / "t").open("r+b") as file:
+        again = table.Tables(file.fileno())
+    assert SEND.key in (tmp_path / "t").read_bytes()
+    assert Installer(again).empty() == ([] if closed else [slot])
+    again.beat(1)
+    content = (tmp_path / "t").read_bytes()
+    assert SEND.key not in content and RECEIVE.key not in content
+
+
 def test_a_former_life_is_swept(tables):
     installer = Installer(tables)
     slots = [installer.open(Kind.KIND_L2TP, replace(CALL, session_id=n), 0)[0] for n in (9, 10, 11)]
