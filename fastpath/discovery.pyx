@@ -94,7 +94,7 @@ cdef void answer_padi(Worker* w, Listener* l, const uint8_t* station, const Tags
     cdef uint8_t port = l.path.port
     cdef uint16_t delay
     cdef uint8_t* frame
-    cdef Waiting* later
+    cdef Waiting* later = NULL
     cdef size_t head, n
     cdef uint32_t i
     cdef int at
