@@ -9,7 +9,8 @@ from typing import Any
 from . import duration
 
 Column = tuple[str, str]        # heading, key
-SESSIONS: list[Column] = [("NAME", "name"), ("STATE", "state"), ("CALLER-ID", "caller-id"), ("ADDRESS", "address"), ("UPTIME", "uptime"),
+SESSIONS: list[Column] = [("NAME", "name"), ("STATE", "state"), ("CALLER-ID", "caller-id"), ("ADDRESS", "address"),
+                          ("PREFIX", "remote-ipv6-prefix"), ("UPTIME", "uptime"),
                           ("IDLE", "idle-time"), ("ENCODING", "encoding"), ("MTU", "mtu"), ("MRU", "mru"),
                           ("RX", "rx-bytes"), ("TX", "tx-bytes")]
 FAILED: list[Column] = [("TIME", "time"), ("USER", "user"), ("SERVICE", "service"), ("CALLER-ID", "caller-id"), ("STAGE", "stage"),

@@ -11,6 +11,7 @@ from headrace.control.duid import server_duid
 from headrace.control.ip6 import ICMPV6, UDP, Datagram6, pull_ip6, push_ip6
 from headrace.control.ipv6cp import IPV6CP, link_local
 from headrace.control.link import IPV6, push_packet
+from headrace.control.listing import SESSIONS, table
 from headrace.control.nd import pull_advertisement, push_solicitation
 from headrace.control.router import INITIAL_INTERVAL
 from headrace.fastpath.table import State
@@ -82,6 +83,8 @@ def test_a_prefix_for_the_link_and_advertisements(rig):
     row = session.details(rig.tables, rig.now)
     assert row["remote-ipv6-prefix"] == "2001:db8:67:1::/64" and row["local-ipv6-address"] == "fe80::1"
     assert row["remote-ipv6-address"] == str(link_local(client.link.local_identifier)) and row["local-address"] == "10.67.0.1"
+    assert table(SESSIONS, [row]).splitlines()[0].split()[4:6] == ["PREFIX", "UPTIME"]
+    assert "PREFIX" not in table(SESSIONS, [{**row, "remote-ipv6-prefix": None}])
     client.close()
     rig.run(100)
     client.lac.close()

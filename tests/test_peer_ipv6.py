@@ -120,6 +120,24 @@ def test_file_each_way(lab, serve, dial, workers, offload):
     assert lost == 0, stats["verdicts"]
 
 
+@pytest.mark.parametrize("service, ppp, encoding", [
+    ("pptp", SIX, ""), ("pptp", "+ipv6\nrequire-mppe-128", "MPPE128 stateless"), ("l2tp", "+ipv6\nrequire-mppe-128", "MPPE128 stateless")])
+def test_by_pptp_and_encrypted(lab, serve, dial, dial_pptp, service, ppp, encoding):
+    """What the router says is encrypted like all else; IPV6CP that opens second does not disturb the keys of the first."""
+    concentrator = serve(pptp={}, tables=tables(**{"use-encryption": "yes"}))
+    client = {"l2tp": dial, "pptp": dial_pptp}[service]("joe", ppp=ppp)
+    client.up()
+    address = client.up6()
+    for there in LAN6, OWN, f"fe80::1%{client.interface}", LOCAL:
+        client.ping(there)
+    client.ping(f"-s 1300 {LAN6}")
+    assert " 0% packet loss" in outside(lab)(f"ping -q -c3 -i0.1 -W3 -s 1300 {address}")
+    session = concentrator.session("joe")
+    assert (session["service"], session["encoding"], session["mtu"]) == (service, encoding, 1396 if encoding else 1400)
+    verdicts = concentrator.get("stats")["verdicts"]
+    assert {name: n for name, n in verdicts.items() if n and name.startswith("drop") and name not in ("drop-scope", "drop-not-open")} == {}
+
+
 def test_sizes_around_the_mtu(lab, serve, dial):
     """What does not fit is answered by Packet Too Big with the right MTU, to whoever sends it; the largest that fits arrives."""
     serve(tables=tables())
