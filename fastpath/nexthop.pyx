@@ -5,7 +5,7 @@ from libc.string cimport memcpy
 
 from .bytes cimport store16, store32
 from .checksum cimport checksum_add, fold, put_sum
-from .packetring cimport LONGEST, tx_mark, tx_send, tx_slot
+from .packetring cimport LONGEST, take_back, tx_mark, tx_send, tx_slot
 from .port cimport counted
 from .stage cimport in_kernel, out_of_kernel
 from .sys cimport full_fence, iovec, load_acquire32
@@ -18,6 +18,7 @@ cdef enum:
     ETH_P_IP = 0x0800
     IPPROTO_GRE = 47
     TTL = 64
+    PATIENCE = 10                     # ticks: a link that takes nothing for longer, which one without a carrier does, holds up the others
 
 
 cdef bint learn(Worker* w, uint32_t index) noexcept nogil:
@@ -41,8 +42,16 @@ cdef bint learn(Worker* w, uint32_t index) noexcept nogil:
 
 
 cdef void flush_frames(Worker* w) noexcept nogil:
-    """Send what is in the ring and was not taken at once."""
-    tx_send(&w.tx, w.tx_interface, ETH_P_IP)
+    """Send what is in the ring and was not taken at once; what has not moved for a second is lost."""
+    if push_out(w) > 0 and w.tick - w.tx_moved > PATIENCE:
+        take_back(&w.tx)
+
+
+cdef int push_out(Worker* w) noexcept nogil:
+    cdef int before = <int>w.tx.marked, left = tx_send(&w.tx, w.tx_interface, ETH_P_IP)
+    if left < before:
+        w.tx_moved = w.tick
+    return left
 
 
 cdef int transmit_framed(Worker* w, Out* out, int first) noexcept nogil:
@@ -53,6 +62,8 @@ cdef int transmit_framed(Worker* w, Out* out, int first) noexcept nogil:
     cdef Segment* s
     cdef uint8_t* at
     w.hop_index = 0                   # once a round it is looked at again
+    if w.tx.marked == 0:
+        w.tx_moved = w.tick
     while i < out.count and out.segments[i].path.port == port:
         s = &out.segments[i]
         if s.session == NULL or not learn(w, load_acquire32(&s.session.nexthop)):
@@ -77,7 +88,7 @@ cdef int transmit_framed(Worker* w, Out* out, int first) noexcept nogil:
 cdef void kick(Worker* w, const Segment* s, int n) noexcept nogil:
     """Send what is in the ring: the n datagrams from s on are the last of it."""
     cdef uint64_t since = in_kernel(w)
-    cdef int left = tx_send(&w.tx, w.tx_interface, ETH_P_IP)
+    cdef int left = push_out(w)
     out_of_kernel(w, since)
     w.record.sends += 1
     w.record.frames += n

@@ -99,6 +99,7 @@ cdef inline void tx_mark(TxRing* r, uint32_t length) noexcept nogil:
 
 
 cdef int tx_send(TxRing* r, int interface, uint16_t protocol) noexcept nogil
+cdef void take_back(TxRing* r) noexcept nogil
 cdef bint rx_next(RxRing* r, Frame* f) noexcept nogil
 cdef void rx_release(RxRing* r) noexcept nogil
 

@@ -55,7 +55,7 @@ cdef int tx_send(TxRing* r, int interface, uint16_t protocol) noexcept nogil:
 
 
 cdef void take_back(TxRing* r) noexcept nogil:
-    """Nothing is marked any more: what could not be sent through one interface must not leave through the next."""
+    """Nothing is marked any more: what could not be sent through one interface must not leave through the next, nor much later."""
     cdef uint32_t k, n = unsent(r)
     for k in range(n):
         r.next = (r.next + FRAMES - 1) % FRAMES

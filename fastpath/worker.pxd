@@ -147,6 +147,7 @@ cdef struct Worker:
     int dues
     TxRing tx                 # frames of our own; slots is NULL where there is none
     int tx_interface          # of what is in it
+    uint32_t tx_moved         # tick at which the kernel last took something of it
     uint8_t bypass            # it may be used in this tick
     uint16_t ip_id            # of the next one
     uint32_t hop_index        # of the NextHop in `hop`, 0: none

@@ -179,3 +179,32 @@ def test_bad_next_hops_are_refused(wire):
             tables.write_nexthop(*wrong)
     with pytest.raises(ValueError):
         tables.set_nexthop(wire.slot, 4096)
+
+
+def test_a_link_without_a_carrier_holds_nothing_up(wire):
+    """What it does not take waits for a second, and no longer: the ring is the other links' too, and nobody wants it an hour later."""
+    bench = wire.bench
+    subprocess.run("ip link add wc type veth peer name wd; ip link set wc up; ip link set wd up", shell=True, check=True)
+    other, _ = bench.call(9, "10.67.0.9", peer_call=0x99)
+    bench.tables.write_nexthop(2, socket.if_nametoindex("wc"), 1500, ETHERNET)
+    bench.tables.set_nexthop(other, 2)
+    wire.hop()
+    wire.allow()
+    subprocess.run(["ip", "link", "set", "wb", "down"], check=True)
+    wire.send(0)
+    bench.wait_verdict("DOWN")
+    for _ in range(6):
+        wire.tick()
+    wakes = bench.tables.worker_records()["wakes"][0]
+    wire.tick()
+    assert bench.tables.worker_records()["wakes"][0] - wakes < 20
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as far:
+        far.bind(("wd", 0x0800))
+        far.settimeout(5)
+        bench.inner_write(udp("10.0.0.1", "10.67.0.9", b"x"))
+        assert far.recv(2000)[:14] == ETHERNET
+    subprocess.run(["ip", "link", "set", "wb", "up"], check=True)
+    time.sleep(0.1)
+    assert wire.far.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    packet = wire.send(1)
+    assert wire.frame()[2:] == (1, PPP + packet), "and nothing of before"
