@@ -37,17 +37,17 @@ class Authority:
         account = request.user if request.user in self.config.secrets else request.account
         secret = self.config.secrets.get(account)
         if secret is None:
-            return Reject(f"there is no secret for user {request.user!r}", "unknown-user")
+            return Reject(f"there is no secret for user {request.shown!r}", "unknown-user")
         if secret.service not in ("any", service):
-            return Reject(f"user {request.user!r} may not use {service}", "service")
+            return Reject(f"user {request.shown!r} may not use {service}", "service")
         if secret.caller_id is not None and secret.caller_id != caller_id:
-            return Reject(f"user {request.user!r} may not call from {caller_id}", "caller-id")
+            return Reject(f"user {request.shown!r} may not call from {caller_id}", "caller-id")
         message = verify(request, secret.password)
         if message is None:
-            return Reject(f"wrong password for user {request.user!r}", "bad-password")
+            return Reject(f"wrong password for user {request.shown!r}", "bad-password")
         wait = self.barred.get(account, 0.0) - self.clock()
         if wait > 0:
-            return Reject(f"user {request.user!r} is in quarantine for another {wait:.0f} s", "quarantined")
+            return Reject(f"user {request.shown!r} is in quarantine for another {wait:.0f} s", "quarantined")
         return account, secret, message
 
     def bar(self, account: str, until: float) -> None:

@@ -21,6 +21,7 @@ OPTION_OF = {
     "pap": bytes.fromhex("c023"), "chap": bytes.fromhex("c22305"),
     "mschap1": bytes.fromhex("c22380"), "mschap2": bytes.fromhex("c22381"),
 }
+LONGEST_USER = 255      # characters of a user's name that are kept of what a peer says
 ALLOWED_BY_OPTION = {value: method for method, value in OPTION_OF.items()}
 
 
@@ -38,6 +39,11 @@ class AuthRequest:
     def user(self) -> str:
         """The name for people and tables, with DOMAIN\\ where the peer sent one."""
         return self.name.decode("utf-8", "backslashreplace")
+
+    @property
+    def shown(self) -> str:
+        """The user as it is kept and told: a peer may say a name as long as a packet."""
+        return self.user[:LONGEST_USER]
 
     @property
     def account(self) -> str:

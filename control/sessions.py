@@ -34,7 +34,6 @@ from .session import Failures, Session
 log = logging.getLogger("headrace.session")
 
 STARTING = 2048     # links that may be starting at once; the rest wait their turn, in order
-USER = 255          # characters of a user's name that are kept of what a peer says
 INTERNAL = Reason("link", "internal", "a defect in headrace, told in its log")
 DISCONNECTED = Reason("admin", "disconnected", "disconnected by the administrator")
 
@@ -212,7 +211,7 @@ class Sessions(dict[int, Session]):
         ppp, service = session.ppp, session.service
         assert ppp is not None
         session.state = "authenticating"
-        user = event.user[:USER]
+        user = event.shown
         if user != session.user:        # another one than before LCP was renegotiated
             self.names.remove(session)
             session.user = user

@@ -37,6 +37,11 @@ def test_check(name, password, secret, code):
         assert found == ("joe", own.config.secrets["joe"], "")
 
 
+def test_a_name_as_long_as_a_packet_is_not_told_whole():
+    found = authority().check(AuthRequest("chap", b"\xff" * 1400, 1), "10.9.9.9", "l2tp")
+    assert isinstance(found, Reject) and found.code == "unknown-user" and len(found.text) < 600
+
+
 def test_the_whole_name_goes_before_the_one_without_domain():
     own = authority(secrets={"D\\joe": {"password": "other"}})
     assert own.check(request("D\\joe", "other"), "", "l2tp")[0] == "D\\joe"
