@@ -42,12 +42,12 @@ EXCESS = 1.5                # what the generator must do beyond the forwarder fo
 BETWEEN = 0.17
 START, SESSION = 2.0, 1 / 1200
 SMALL = 128                 # octets up to which one session's packets are sent both as one flow and as many
-FLOWS = 64
+FLOWS = 1024                # more than a batch has packets: none meets another of its own flow there
 
 
 @dataclass
 class Options:
-    """What is run. `flows` empty: one a session; of one session 64 in turn for a mix, and for small packets one and then 64."""
+    """What is run. `flows` empty: one a session; of one session FLOWS in turn for a mix, and for small packets one and then FLOWS."""
     protocols: list[str]
     traffic: list[str]
     sizes: list[int | str]

@@ -20,6 +20,7 @@ from headrace.bench.port import open_tun, open_udp
 from headrace.bench.sample import estimate
 from headrace.bench.search import loss_free
 from headrace.bench.subject import INSIDE, MTU, Null, session_address
+from headrace.bench.throughput import FLOWS
 from headrace.bench.wire import Case
 
 root = pytest.mark.root
@@ -37,7 +38,7 @@ def test_headrace_and_a_second_null_tunnel_in_the_shape_of_results(tmp_path: Pat
     assert recorded["machine"]["cores"] >= 2 and recorded["kernel"] == os.uname().release and recorded["commit"] and recorded["time"]
     assert recorded["command"][:3] == ["headrace", "bench", "throughput"] and recorded["command"][-1] == "results.json"
     rows = recorded["results"]
-    kinds = [("tcp", 1400, 1), ("udp", 64, 1), ("udp", 64, 64), ("udp", "imix", 64)]
+    kinds = [("tcp", 1400, 1), ("udp", 64, 1), ("udp", 64, FLOWS), ("udp", "imix", FLOWS)]
     assert [(r["subject"], r["traffic"], r["size"], r["flows"], r["direction"]) for r in rows] == [
         (subject, *kind, direction) for kind in kinds for direction in ("up", "down") for subject in ("headrace", "null")]
     for r in rows:
@@ -52,8 +53,8 @@ def test_headrace_and_a_second_null_tunnel_in_the_shape_of_results(tmp_path: Pat
         if r["traffic"] == "udp":
             assert 0 <= r["loss"] <= 1 and r["generator_pps"] > 10_000 and 0 < r["latency_us"]["p50"] <= r["latency_us"]["p999"]
     cost = {(r["size"], r["flows"], r["direction"]): r["cost_ns"] for r in rows if r["subject"] == "headrace"}
-    assert cost[64, 64, "up"] > 2 * cost[64, 1, "up"], "runs were not coalesced, or all were"
-    assert cost[64, 64, "down"] > 2 * cost[64, 1, "down"]
+    assert cost[64, FLOWS, "up"] > 2 * cost[64, 1, "up"], "runs were not coalesced, or all were"
+    assert cost[64, FLOWS, "down"] > 2 * cost[64, 1, "down"]
 
 
 @root
