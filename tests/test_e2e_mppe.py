@@ -92,10 +92,13 @@ def test_loss(here, lac, lan, bits, stateful):
     client, random = lac(), Random(7)
     joe = client.call("joe", link=link(bits=(bits,), stateful=stateful))
     lost: list[int] = []
+    seen: list[int] = []
 
     def lose(datagram):
         """Encrypted data only: CCP has its own tests."""
         encrypted = not datagram[0] & 0x80 and datagram[8:10] == ENCRYPTED.to_bytes(2)
+        if encrypted:
+            seen.append(len(datagram))
         if encrypted and (random.random() < 0.1 or 0 < len(lost) % 37 < 5):
             lost.append(len(datagram))
             return True
@@ -105,10 +108,10 @@ def test_loss(here, lac, lan, bits, stateful):
     for n in range(0, 2000, 20):
         came_up += up(client, joe, lan, range(n, n + 20), 0)
         came_up += [k for _, k in drained(lan, 20, 0.02, client.settle)]
-    lost_up = len(lost)
+    lost_up, seen_up = len(lost), len(seen)
     for n in range(0, 2000, 20):
         down(client, joe, lan, range(n, n + 20), 0)
-        client.settle()
+        client.until("these", lambda n=n: len(seen) - seen_up >= n + 20)        # more at a time would be lost for want of room
     client.lose = lambda datagram: False
     lost_down = len(lost) - lost_up
     for n in range(2000, 2020):             # one by one, so that whoever lost the thread has it again
