@@ -4,7 +4,11 @@ Asked for: MRU, Magic-Number, the server's Authentication-Protocol, and PFC and 
 settings say so: every peer compresses toward us only when asked, and over a tunnel it saves three
 octets, so by default it is not worth a branch at the other end. Acknowledged: MRU, Magic-Number, ACCM
 (any: a packet link has nothing to escape), PFC and ACFC (Linux and Windows ask for both, RouterOS for
-neither). Everything else is rejected, and so are callback, multilink and the discriminator.
+neither). Everything else is rejected, callback among it.
+
+Where multilink is allowed (RFC 1990 section 5.1), MRRU and the endpoint discriminator are asked for too, and acknowledged, as are short
+sequence numbers. It is in force when both ends acknowledged an MRRU: an MRRU of one end alone obliges nobody. Where it is not allowed,
+all three are rejected, because an Ack would promise to understand it.
 """
 from __future__ import annotations
 
@@ -18,10 +22,21 @@ from .link import DEFAULT_MRU, LCP_PROTOCOL, Link, LinkSettings, Role, printable
 from .reason import Reason
 
 MRU, ACCM, AUTHENTICATION, MAGIC, PFC, ACFC = 1, 2, 3, 5, 7, 8
+MRRU, SHORT_SEQUENCE, DISCRIMINATOR = 17, 18, 19
 
 PROTOCOL_REJECT, ECHO_REQUEST, ECHO_REPLY, DISCARD_REQUEST, IDENTIFICATION, TIME_REMAINING = range(8, 14)
 
 LEAST_MRU = 128   # below this a peer is broken: IP and its headers would not fit
+
+# The classes of discriminators, with the least and the most octets of their addresses (RFC 1990 section 5.1.3): null, locally
+# assigned, IP, MAC, magic numbers of PPP, telephone number.
+CLASSES = {0: (0, 0), 1: (1, 20), 2: (4, 4), 3: (6, 6), 4: (4, 20), 5: (1, 15)}
+
+
+def is_discriminator(value: bytes | None) -> bool:
+    """Whether it is a class that we know, with an address of its size."""
+    least, most = CLASSES.get(value[0], (1, 0)) if value else (1, 0)
+    return least <= len(value or b"") - 1 <= most
 
 
 class LCP(Automaton):
@@ -32,6 +47,7 @@ class LCP(Automaton):
     OPTIONS = {
         MRU: Field("mru", u16), ACCM: Field("accm", u32), AUTHENTICATION: Field("authentication", raw),
         MAGIC: Field("magic", u32), PFC: Field("pfc", flag), ACFC: Field("acfc", flag),
+        MRRU: Field("mrru", u16), SHORT_SEQUENCE: Field("short-sequence", flag), DISCRIMINATOR: Field("discriminator", raw),
     }
     __slots__ = ("_loops", "_magic", "_offers", "refused", "role")
 
@@ -63,6 +79,25 @@ class LCP(Automaton):
         return self.ours.get(MAGIC, 0)
 
     @property
+    def multilink(self) -> bool:
+        return MRRU in self.ours and MRRU in self.theirs
+
+    @property
+    def mrru(self) -> int:
+        """The largest packet that the peer may send us in fragments; 0 without multilink."""
+        return self.ours[MRRU] if self.multilink else 0
+
+    @property
+    def peer_mrru(self) -> int:
+        return self.theirs[MRRU] if self.multilink else 0
+
+    @property
+    def discriminator(self) -> bytes:
+        """What the peer calls itself, its class in front; none and the null class are the same, b"" (RFC 1990 section 5.1.3)."""
+        value = self.theirs.get(DISCRIMINATOR, b"")
+        return value if len(value) > 1 else b""
+
+    @property
     def method(self) -> str:
         """The authentication that was agreed on; "" for none."""
         return ALLOWED_BY_OPTION.get((self.ours if self.role == "server" else self.theirs).get(AUTHENTICATION, b""), "")
@@ -81,12 +116,20 @@ class LCP(Automaton):
             wanted[PFC] = True
         if settings.acfc:
             wanted[ACFC] = True
+        if settings.mrru:
+            wanted[MRRU] = settings.mrru
+            if settings.short_sequence:
+                wanted[SHORT_SEQUENCE] = True
+            if settings.discriminator:
+                wanted[DISCRIMINATOR] = settings.discriminator
         return wanted
 
     def _new_magic(self) -> int:
         return self.random.getrandbits(32) or 1
 
     def judge(self, kind: int, value: Any, now: float) -> Any:
+        if kind in (MRRU, SHORT_SEQUENCE, DISCRIMINATOR):
+            return self._judge_multilink(kind, value)
         if kind == MRU:
             return value if value is not None and value >= LEAST_MRU else DEFAULT_MRU
         if kind == MAGIC:
@@ -96,6 +139,16 @@ class LCP(Automaton):
         if kind == AUTHENTICATION:
             return self._judge_authentication(value)
         return True   # PFC, ACFC
+
+    def _judge_multilink(self, kind: int, value: Any) -> Any:
+        """Nobody can say what the peer should be called instead, so a discriminator that makes no sense is rejected."""
+        if not self.settings.mrru:
+            return None
+        if kind == MRRU:
+            return value if value is not None and value >= LEAST_MRU else DEFAULT_MRU
+        if kind == DISCRIMINATOR:
+            return value if is_discriminator(value) else None
+        return True
 
     def _judge_all(self, data: bytes, now: float) -> tuple[int, bytes]:
         """Section 6.4: a request with our own magic number is most likely our own, and to reject its
@@ -130,12 +183,15 @@ class LCP(Automaton):
         if kind == MRU:
             if LEAST_MRU <= value <= self.settings.mru:   # less than we could take; more was not asked for
                 self.ours[MRU] = value
+        elif kind == MRRU:
+            if LEAST_MRU <= value <= self.settings.mrru:
+                self.ours[MRRU] = value
         elif kind == MAGIC:
             self.ours[MAGIC] = self._magic = self._new_magic()
         elif kind == AUTHENTICATION:
             self._offer_another(ALLOWED_BY_OPTION.get(value, ""), now)
         else:
-            del self.ours[kind]                           # a flag has no other value
+            del self.ours[kind]                           # a flag has no other value, and nobody else names us
 
     def _offer_another(self, hint: str, now: float) -> None:
         """The peer does not want the present offer: its own choice if we allow it, else our next one."""
@@ -153,6 +209,8 @@ class LCP(Automaton):
             self._refused_all(now)
         else:
             super().rejected(kind, now)
+            if kind == MRRU:
+                self.ours.pop(SHORT_SEQUENCE, None)       # of nothing now
 
     def _refused_all(self, now: float) -> None:
         allowed = ", ".join(self.settings.authentication)

@@ -46,6 +46,9 @@ class LinkSettings:
     use_peer_dns: bool = False      # client: ask for name servers (RFC 1877)
     pfc: bool = False               # ask the peer to compress the protocol field toward us
     acfc: bool = False              # ask the peer to leave out FF 03 toward us
+    mrru: int = 0                   # the largest packet that we put together from fragments (RFC 1990); 0: no multilink
+    short_sequence: bool = False    # ask the peer for sequence numbers of 12 bits toward us
+    discriminator: bytes = b""      # what we call ourselves in a bundle, its class in front; b"": nothing
     restart: float = 3.0            # RFC 1661 section 4.6: Restart timer and counters
     max_configure: int = 10
     max_terminate: int = 2

@@ -270,3 +270,84 @@ def test_compression_is_ours_to_use_when_the_peer_asked():
     wire = Wire(client=replace(CLIENT, pfc=True, acfc=True)).open().settle()
     server, client = wire.last("server", LinkUp), wire.last("client", LinkUp)
     assert (server.pfc, server.acfc, client.pfc, client.acfc) == (True, True, False, False)
+
+
+# Multilink (RFC 1990 section 5.1)
+
+MRRU, SHORT, DISCRIMINATOR = option(17, (1600).to_bytes(2)), option(18, b""), option(19, b"\x03abcdef")
+MP = {"mrru": 1600, "discriminator": b"\x01headrace"}
+
+
+@pytest.mark.parametrize("role", ["server", "client"])
+def test_multilink_is_asked_for_where_it_is_allowed(role):
+    _, request = starting(role)
+    assert not {17, 18, 19} & set(dict(options(request[4:])))
+    _, request = starting(role, **MP)
+    assert [(kind, value) for kind, value in options(request[4:]) if kind > 8] == [(17, (1600).to_bytes(2)), (19, b"\x01headrace")]
+    _, request = starting(role, short_sequence=True, **MP)
+    assert dict(options(request[4:]))[18] == b""
+
+
+@pytest.mark.parametrize("discriminator", [
+    "", "00", "0161", "01" + 20 * "61", "02c0a80001", "03020304050607", "0401020304", "04" + 20 * "62",
+                                           "0531", "05" + 15 * "31"])
+def test_each_class_of_discriminator_is_acked(discriminator):
+    ppp, _ = starting(**MP)
+    wanted = MRRU + SHORT + (option(19, bytes.fromhex(discriminator)) if discriminator else b"")
+    assert asked(ppp, wanted) == [(ACK, wanted)]
+    assert ppp.lcp.discriminator == (b"" if discriminator == "00" else bytes.fromhex(discriminator)), "none and the null class are the same"
+
+
+@pytest.mark.parametrize("discriminator", ["", "0001", "01", "01" + 21 * "61", "02c0a800", "02c0a8000101", "030203040506", "04010203", "05",
+                                           "05" + 16 * "31", "0661", "ff", "ff" + 250 * "00"])
+def test_discriminators_that_make_no_sense_are_rejected(discriminator):
+    """There is no better one to Nak with."""
+    ppp, _ = starting(**MP)
+    refused = option(19, bytes.fromhex(discriminator))
+    assert asked(ppp, MRRU + refused) == [(REJECT, refused)]
+
+
+@pytest.mark.parametrize("wanted, better", [
+    (option(17, (127).to_bytes(2)), 1500), (option(17, b"\x05"), 1500), (option(17, bytes(2)), 1500)])
+def test_an_mrru_too_small_is_naked(wanted, better):
+    ppp, _ = starting(**MP)
+    assert asked(ppp, wanted) == [(NAK, option(17, better.to_bytes(2)))]
+
+
+@pytest.mark.parametrize("theirs, ours, multilink", [
+    ((17, 19), (), True), ((17,), (17, 19), False), ((), (), False), ((17,), (19,), True), ((19,), (), False)])
+def test_multilink_is_in_force_when_both_acked_an_mrru(theirs, ours, multilink):
+    """`theirs` is what the peer asks for, `ours` what it rejects."""
+    ppp, request = starting("client", authentication=(), short_sequence=True, **MP)
+    sent = dict(options(request[4:]))
+    rejected = b"".join(option(kind, value) for kind, value in sent.items() if kind in ours)
+    if rejected:
+        (_, request), = [(code, push_packet(1, ppp.lcp._awaited, data)) for code, data in
+                         answers(ppp, push_packet(REJECT, request[1], rejected))]
+        assert not set(dict(options(request[4:]))) & (set(ours) | ({18} if 17 in ours else set())), "short numbers go with the MRRU"
+    assert asked(ppp, b"".join({17: MRRU, 19: DISCRIMINATOR}[kind] for kind in theirs))[0][0] == ACK
+    answers(ppp, push_packet(ACK, request[1], request[4:]))
+    assert (ppp.lcp.multilink, ppp.lcp.mrru, ppp.lcp.peer_mrru) == ((True, 1600, 1600) if multilink else (False, 0, 0))
+
+
+def test_a_nak_lowers_our_mrru_and_cannot_raise_it():
+    for hint, after in (1500, 1500), (9000, 1600), (12, 1600):
+        ppp, request = starting(**MP)
+        (code, data), = answers(ppp, push_packet(NAK, request[1], option(17, hint.to_bytes(2))))
+        assert (code, dict(options(data))[17]) == (REQUEST, after.to_bytes(2))
+
+
+def test_a_nak_of_our_discriminator_takes_it_out():
+    ppp, request = starting(**MP)
+    (_, data), = answers(ppp, push_packet(NAK, request[1], option(19, b"\x01other")))
+    assert 19 not in dict(options(data)) and 17 in dict(options(data))
+
+
+def test_multilink_may_be_gone_after_renegotiation():
+    wire = Wire(client=replace(CLIENT, **MP), **MP).open().settle()
+    assert wire.server.lcp.multilink and wire.client.lcp.multilink
+    wire.client = PPP("client", CLIENT, Random(8))
+    wire.client.open(wire.now)
+    wire.drain()
+    wire.settle()
+    assert not wire.server.lcp.multilink and not wire.client.lcp.multilink and wire.server.lcp.discriminator == b""

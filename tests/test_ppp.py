@@ -261,7 +261,7 @@ def test_a_client_that_nobody_asks_comes_up():
 
 
 # Any bytes: well-formed packets are what gets far, so most of what is thrown has a true header.
-Options = st.lists(st.builds(option, st.sampled_from([0, 1, 2, 3, 5, 7, 8, 13, 17, 129, 255]), st.binary(max_size=8)), max_size=5)
+Options = st.lists(st.builds(option, st.sampled_from([0, 1, 2, 3, 5, 7, 8, 13, 17, 18, 19, 129, 255]), st.binary(max_size=8)), max_size=5)
 Packets = st.one_of(
     st.binary(max_size=64),
     st.builds(push_packet, st.integers(0, 15), st.integers(0, 255), st.binary(max_size=64)),
