@@ -12,6 +12,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from ..fastpath.coalesce cimport coalesce
+from ..fastpath.decap cimport decap
 from ..fastpath.down cimport encap, route
 from ..fastpath.flows cimport onward, straight
 from ..fastpath.ip cimport read_headers
@@ -22,7 +23,7 @@ from ..fastpath.sys cimport (CLOCK_MONOTONIC, MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_
 from ..fastpath.prefix cimport address_hash
 from ..fastpath.table cimport Session, Table, Tables, slot_of
 from ..fastpath.timer cimport rearm_all, turn
-from ..fastpath.up cimport admit, decap, link
+from ..fastpath.up cimport admit, link
 from ..fastpath.worker cimport BATCH, HEADROOM, Out, Worker
 
 cdef extern from * nogil:

@@ -109,7 +109,7 @@ def fold(lines: Iterable[str]) -> Stacks:
 
 
 def plain(symbol: str) -> str:
-    """A function's name without what Cython puts before it: __pyx_f_8headrace_8fastpath_2up_decap is up.decap."""
+    """A function's name without what Cython puts before it: __pyx_f_8headrace_8fastpath_2up_link is up.link."""
     symbol = symbol.partition("+0x")[0].removesuffix(".isra.0").removesuffix(".constprop.0")
     rest = symbol.partition("_8headrace_")[2]
     if not symbol.startswith("__pyx_") or not rest:

@@ -45,7 +45,8 @@ class Run(NamedTuple):
 
 
 def runs() -> list[Run]:
-    up, down, merge = ("up_decap", "order_order", "up_link", "up_admit"), ("down_route", "down_encap"), ("_kernels_merge|6Stages__timed",)
+    up, down = ("decap_decap", "order_order", "up_link", "up_admit"), ("down_route", "down_encap")
+    merge = ("_kernels_merge|6Stages__timed",)
     rows = []
     for spread, words in (("10", "10 sessions"), ("60000", f"{SESSIONS} sessions")):
         rows += [Run(f"up, {words}:", PACKETS, up, lambda w, spread=spread: w.stages.up(w.some("up", "64", spread, PACKETS), 64)),

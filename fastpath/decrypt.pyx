@@ -4,19 +4,19 @@ A stateful session that lost a packet asks its peer to begin anew: CCP's Reset-R
 packets come that cannot be read. Packets that come in order and make no sense mean that the keys differ; a stateless session
 cannot help itself then, and control hears of it.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t
 
 from .bytes cimport store16
 from .cipher cimport STATE_WAITING, CipherState
+from .decap cimport squeeze
 from .encap cimport push_frame
 from .encrypt cimport cipher_of
 from .mppe cimport MPPE_HEADER, mppe_decrypt, mppe_run
 from .packet cimport DROP_CIPHER, DROP_COHERENCY, DROP_NOT_OPEN, DROP_SHORT, PASS, Packet, Verdict, forward
-from .port cimport count, full, push, scratch, transmit
+from .port cimport drop, full, push, scratch, transmit
 from .ppp cimport PPP_COMP, PPP_IPV6, pull_encrypted
 from .punt cimport PUNT_UNREADABLE, punt_session
-from .table cimport CONFIG_IP, TEMPLATE, Config, Session
-from .up cimport squeeze
+from .table cimport CONFIG_IP, TEMPLATE, Session
 from .worker cimport Worker
 
 cdef enum:
@@ -24,11 +24,6 @@ cdef enum:
     RESET_REQUEST = 14
     AGAIN = 3                 # ticks between Reset-Requests
     GARBLED = 64              # packets in a row that make no sense, until control hears of it
-
-
-cdef inline void drop(Worker* w, Packet* p, Verdict v) noexcept nogil:
-    p.verdict = v
-    count(w, v, 1)
 
 
 cdef void ask(Worker* w, Packet* p, CipherState* state) noexcept nogil:

@@ -18,18 +18,18 @@ from .fragment cimport Fragmenter, fragment_begin, fragment_next
 from .icmp cimport icmp_too_big
 from .ip cimport IP4_DESTINATION, IP4_TOS, IP6_DESTINATION, TCP_HEADER, read_headers
 from .mss cimport clamp_mss
-from .packet cimport (DROP_CLEAR, DROP_IP, DROP_NO_ROUTE, DROP_NOT_OPEN, DROP_RING, DROP_SCOPE, DROP_SEGMENT, DROP_TOO_BIG, DROP_WIRE,
-                      FLAG_CSUM, FLAG_DF, FLAG_V6, FRAGMENTED, HANDED, PASS, TOO_BIG, Packet, Verdict)
-from .port cimport count, full, push, scratch, transmit
+from .packet cimport (DROP_CLEAR, DROP_IP, DROP_NO_ROUTE, DROP_NOT_OPEN, DROP_RING, DROP_SCOPE, DROP_SEGMENT, DROP_TOO_BIG, FLAG_CSUM,
+                      FLAG_DF, FLAG_V6, FRAGMENTED, HANDED, PASS, TOO_BIG, Packet)
+from .port cimport count, drop, full, push, scratch, transmit
 from .ppp cimport PPP_IP, PPP_IPV6
 from .ring cimport lend
 from .scope cimport of_link
 from .stage cimport STAGE_COLLECT, STAGE_ENCAP, STAGE_LOOP, STAGE_RING, STAGE_ROUTE, carried, enter, in_kernel, out_of_kernel
 from .sys cimport (VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, iovec, load_acquire8, load_acquire32, poison, prefetch, read,
                    unpoison, virtio_net_hdr, writev)
-from .table cimport (CONFIG_CLAMP_MSS, CONFIG_COPY_DSCP, CONFIG_ENCRYPT, CONFIG_IP, CONFIG_REQUIRE, OPEN, TEMPLATE, Config, Session, by_address, config_of,
-                     prefetch_address, prefetch_down)
-from .worker cimport ARENA, ARENAS, HEADROOM, Out, Worker
+from .table cimport (CONFIG_CLAMP_MSS, CONFIG_COPY_DSCP, CONFIG_ENCRYPT, CONFIG_IP, CONFIG_REQUIRE, OPEN, TEMPLATE, Config, Session,
+                     by_address, config_of, prefetch_address, prefetch_down)
+from .worker cimport ARENA, ARENAS, HEADROOM, Worker
 
 cdef enum:
     COLLECT = 256             # packets of one pass
@@ -124,11 +124,6 @@ cdef int collect(Worker* w) noexcept nogil:
     w.record.packets_down += w.count
     w.record.reads += w.count
     return w.count
-
-
-cdef inline void drop(Worker* w, Packet* p, Verdict v) noexcept nogil:
-    p.verdict = v
-    count(w, v, 1)
 
 
 cdef void route(Worker* w) noexcept nogil:

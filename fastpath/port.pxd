@@ -7,7 +7,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 from .checksum cimport word64
-from .packet cimport DOWN, DROP_WIRE, Verdict
+from .packet cimport DOWN, DROP_WIRE, Packet, Verdict
 from .sys cimport iovec
 from .table cimport Path, Session
 from .worker cimport SCRATCH, SEGMENTS, Listener, Out, Segment, Worker
@@ -15,6 +15,11 @@ from .worker cimport SCRATCH, SEGMENTS, Listener, Out, Segment, Worker
 
 cdef inline void count(Worker* w, Verdict v, uint64_t n) noexcept nogil:
     w.verdicts[<int>v] += n
+
+
+cdef inline void drop(Worker* w, Packet* p, Verdict v) noexcept nogil:
+    p.verdict = v
+    count(w, v, 1)
 
 
 cdef inline uint8_t* scratch(Out* out) noexcept nogil:

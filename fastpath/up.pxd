@@ -4,8 +4,6 @@ from .worker cimport Listener, Worker
 cdef int up(Worker* w, Listener* l) noexcept nogil
 cdef void up_handed(Worker* w) noexcept nogil
 cdef void up_due(Worker* w) noexcept nogil
-cdef void squeeze(Worker* w) noexcept nogil
 
-cdef void decap(Worker* w, Listener* l) noexcept nogil
 cdef void link(Worker* w) noexcept nogil
 cdef void admit(Worker* w) noexcept nogil

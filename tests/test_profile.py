@@ -179,7 +179,7 @@ python3   77
 \t    7f0005 _PyEval_EvalFrameDefault
 
 python3   77
-\t    7f0006 __pyx_f_8headrace_8fastpath_2up_decap.isra.0
+\t    7f0006 __pyx_f_8headrace_8fastpath_5decap_decap.isra.0
 \t    7f0003 __pyx_f_8headrace_8fastpath_2up_up
 \t    7f0004 __pyx_f_8headrace_8fastpath_6worker_run
 
@@ -197,7 +197,7 @@ def test_samples_of_perf_become_stacks():
     found = flame.fold(SAMPLED.splitlines())
     assert found == {
         ("forwarder", "worker.run", "up.up", "port.receive", "__recvmmsg", "__x64_sys_recvmmsg", "skb_copy"): 1,
-        ("forwarder", "worker.run", "up.up", "up.decap"): 1, ("forwarder", "[unknown] <&>"): 1}
+        ("forwarder", "worker.run", "up.up", "decap.decap"): 1, ("forwarder", "[unknown] <&>"): 1}
     assert "up.up: 2 samples, 66.7%" in titles(flame.svg(found, "a <title>", "samples"))
 
 
