@@ -15,6 +15,7 @@ cpdef enum Kind:
     KIND_L2TP = 1
     KIND_PPTP = 2
     KIND_PPPOE = 3
+    KIND_BUNDLE = 4           # of links of any kind: nothing on the wire names it
 
 # What became of a packet. Each outcome is declared here once: the C constant, the Python enum, the
 # counter's index and its name. fastpath/README.md says where each is set.
@@ -90,7 +91,7 @@ cdef struct Packet:
     uint32_t sequence     # L2TP's Ns or GRE's sequence number
     uint16_t protocol     # PPP protocol number
     uint8_t sequence_bits # of that number, 16 or 32; 0: it has none
-    uint8_t pad
+    uint8_t place         # of a bundle: of the link that it came by
 
 cdef inline void forward(Packet* p, size_t n) noexcept nogil:
     """Strip n octets in front."""

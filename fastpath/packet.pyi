@@ -5,6 +5,7 @@ class Kind(IntEnum):
     KIND_L2TP = 1
     KIND_PPTP = 2
     KIND_PPPOE = 3
+    KIND_BUNDLE = 4
 
 class Verdict(IntEnum):
     PASS = 0

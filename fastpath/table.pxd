@@ -1,7 +1,7 @@
 """The tables file: everything that control and the workers share, mapped by both.
 
     Header | sessions[banks << 16] | addresses[2][capacity] | tunnels[65536] | used[banks << 10] | ciphers[banks << 16] | nexthops[4096]
-        | services[2] | workers[n]
+        | services[2] | bundles[banks << 16] | workers[n]
 
 Every field has one writer, named at its cache line. A record is filled, then published by a release
 store of its state; workers read that state with acquire. The sections are sparse: a slot that was
@@ -15,13 +15,14 @@ the network does, which is an interface and its VLANs.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from .bundle cimport Bundle
 from .cipher cimport Cipher
 from .prefix cimport AddressEntry, AddressIndex, longest_match, prefetch_entry
 from .service cimport Services
 from .sys cimport load_acquire8, prefetch, prefetch_write
 
 cdef enum:
-    LAYOUT = 2                # of this page; another one's sessions cannot be adopted
+    LAYOUT = 3                # of this page; another one's sessions cannot be adopted
     TEMPLATE = 64             # octets of an encapsulation template
     TUNNELS = 65536
     NEXTHOPS = 4096
@@ -45,6 +46,7 @@ cpdef enum ConfigFlag:
     CONFIG_IP = 16            # IPCP is open: IPv4 is user data
     CONFIG_IPV6 = 32          # IPV6CP is open: IPv6 is
     CONFIG_BARE = 64          # PPP without address and control field, ever (RFC 2516 section 7)
+    CONFIG_BUNDLE = 128       # a bundle's: what is sent goes by its links (RFC 1990)
     CONFIG_ENCRYPT = 256      # user data leaves encrypted (RFC 3078)
     CONFIG_DECRYPT = 512      # encrypted packets are understood
     CONFIG_REQUIRE = 1024     # and nothing else: user data in clear passes neither way
@@ -93,10 +95,11 @@ cdef struct Session:          # 512 octets
     uint8_t owner             # the worker that owns it whole, both directions
     uint8_t active            # which Config is in force, stored with release
     uint8_t ciphered          # control's own: the slot's cipher record is not all zero
-    uint8_t pad0[3]
+    uint8_t place             # in its bundle
+    uint8_t pad0[2]
     Path path
     uint32_t nexthop          # of the NextHop that leads to the peer, 0: none; stored with release by control at any time
-    uint8_t pad1[4]
+    uint32_t bundle           # slot of the bundle whose link it is, its own slot when it is one, 0: neither; as nexthop
     # -- configuration: written by control; the idle copy only
     Config config[2]
     # -- receive: written by the owning worker
@@ -235,6 +238,7 @@ cdef struct Table:
     Cipher* ciphers           # by slot
     NextHop* nexthops
     Services* services        # PPPoE's, two copies
+    Bundle* bundles           # by slot
     uint32_t bank_mask
     uint32_t address_mask
 

@@ -16,6 +16,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from .bundle cimport Bundle
 from .cipher cimport Cipher, CipherKeys, CipherState
 from .prefix cimport AddressEntry, AddressIndex, copy_entries, find_entry, list_lengths, listed, prefix_key, put_entry
 from .service cimport COOKIE_KEY, RANGES, SERVICE_NAME, SERVICES, Service, Services
@@ -50,6 +51,11 @@ cdef uint64_t services_at(const Header* h) noexcept:
     return <uint64_t>h.nexthops * PAGE + NEXTHOPS * sizeof(NextHop)
 
 
+cdef uint64_t bundles_at(const Header* h) noexcept:
+    """Where the section of bundles begins."""
+    return services_at(h) + (2 * sizeof(Services) + PAGE - 1) // PAGE * PAGE
+
+
 def create(path, *, max_sessions: int, workers: int) -> None:
     """Write an empty, sparse tables file; an older one of that name is replaced."""
     cdef Header h
@@ -64,7 +70,7 @@ def create(path, *, max_sessions: int, workers: int) -> None:
     h.used = h.tunnels + <uint64_t>TUNNELS * sizeof(Tunnel)
     h.ciphers = h.used + <uint64_t>h.banks * 8192
     h.nexthops = <uint32_t>((h.ciphers + <uint64_t>h.banks * 65536 * sizeof(Cipher) + PAGE - 1) // PAGE)
-    h.worker_records = services_at(&h) + 2 * sizeof(Services)
+    h.worker_records = bundles_at(&h) + <uint64_t>h.banks * 65536 * sizeof(Bundle)
     h.size = h.worker_records + workers * sizeof(WorkerRecord)
     part, key = f"{path}.new", os.urandom(COOKIE_KEY)
     fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -111,6 +117,7 @@ cdef class Tables:
         self.table.nexthops = <NextHop*>(base + h.nexthops * PAGE)
         self.table.ciphers = <Cipher*>(base + h.ciphers)
         self.table.services = <Services*>(base + services_at(&h))
+        self.table.bundles = <Bundle*>(base + bundles_at(&h))
         self.table.bank_mask = h.banks - 1
         self.table.address_mask = h.capacity - 1
         self.flips = {}
@@ -236,7 +243,7 @@ cdef class Tables:
         if s.ciphered:
             self._wipe(slot)
         s.active = 0
-        s.nexthop = 0
+        s.nexthop = s.bundle = 0
         memset(s.config, 0, <size_t>&s.next - <size_t>s.config)
         s.echoes = 0
         store_release64(&self.table.used[slot >> 6], self.table.used[slot >> 6] | <uint64_t>1 << (slot & 63))
