@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 
 from ..fastpath.packet import Kind
 from ..fastpath.punt import PuntKind
@@ -24,7 +23,6 @@ CDN_RESULT = {"no-echo": (1, 0), "internal": (2, 6), "peer-terminated": (2, 0), 
 class L2tp(Service):
     name, kind = "l2tp", Kind.KIND_L2TP
     endpoint: Endpoint
-    stopping = False
 
     def configure(self, config: Config) -> None:
         super().configure(config)
@@ -102,20 +100,10 @@ class L2tp(Service):
         for path, datagram in self.endpoint.outgoing():
             outbox[path.worker].append((PuntKind.PUNT_L2TP, 0, 0, 0, path, datagram))
 
-    def deadline(self) -> float | None:
-        return self.endpoint.deadline()
-
-    def tick(self, now: float) -> None:
-        self.endpoint.tick(now)
-
     # -- commands
 
     def hang_up(self, call: CallOpening, reason: Reason, now: float) -> None:
         self.endpoint.hang_up(call.tunnel_id, call.session_id, reason, now, *CDN_RESULT.get(reason.code, (3, 0)))
-
-    def shut_down(self, reason: Reason, now: float) -> None:
-        self.stopping = True
-        self.endpoint.close_all(reason, now)
 
     def say_goodbye(self, now: float) -> int:
         tables, states = self.core.tables, []
@@ -125,16 +113,3 @@ class L2tp(Service):
         self.core.ids.inherit(tunnels=(s.tunnel_id for s in states))
         self.endpoint.say_goodbye(states, now)
         return len(states)
-
-    # -- how it stands
-
-    @property
-    def settled(self) -> bool:
-        return self.endpoint.settled
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        return self.endpoint.counts
-
-    def __len__(self) -> int:
-        return len(self.endpoint)

@@ -5,7 +5,6 @@ Nothing of a connection outlives control: when control dies its connections end,
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -37,11 +36,11 @@ class Call(NamedTuple):
 
 class Pptp(Service):
     name, kind, sequenced, patience = "pptp", Kind.KIND_PPTP, True, 1.0
+    endpoint: Endpoint
 
     def __init__(self, core: Any) -> None:
         super().__init__(core)
         self.endpoint = Endpoint(Settings(), core.ids, self.data_heard, self.statistics)
-        self.stopping = False
         self.calls: dict[tuple[int, int], int] = {}         # the worker of each call, by connection and call id
         self.load = [0] * core.tables.workers
 
@@ -125,30 +124,7 @@ class Pptp(Service):
         if event.name == "refused_call":
             self.core.sessions.failures.add(self.name, "", shown(event.path.peer), Reason("call", "refused", event.text))
 
-    def deadline(self) -> float | None:
-        return self.endpoint.deadline()
-
-    def tick(self, now: float) -> None:
-        self.endpoint.tick(now)
-
     # -- commands
 
     def hang_up(self, call: Call, reason: Reason, now: float) -> None:
         self.endpoint.hang_up(call.connection, call.session_id, reason, now, *CDN_RESULT.get(reason.code, (3, 0)))
-
-    def shut_down(self, reason: Reason, now: float) -> None:
-        self.stopping = True
-        self.endpoint.close_all(reason, now)
-
-    # -- how it stands
-
-    @property
-    def settled(self) -> bool:
-        return self.endpoint.settled
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        return self.endpoint.counts
-
-    def __len__(self) -> int:
-        return len(self.endpoint)

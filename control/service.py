@@ -61,12 +61,26 @@ class Down:
 Event = Opening | Up | Down
 
 
+class Endpoint(Protocol):
+    """What every service asks of its machine; the rest is between the two."""
+    @property
+    def counts(self) -> Mapping[str, int]: ...
+    @property
+    def settled(self) -> bool: ...
+    def close_all(self, reason: Reason, now: float) -> None: ...
+    def deadline(self) -> float | None: ...
+    def tick(self, now: float) -> None: ...
+    def __len__(self) -> int: ...
+
+
 class Service:
     """One tunnel type of a concentrator, `core`, whose ids, tables, installer, outbox and failures it uses."""
     name: ClassVar[str]         # of [server.NAME], in sessions' names and listings
     kind: ClassVar[Kind]        # in the tables
     sequenced: ClassVar[bool] = False       # all its data is numbered
     patience: ClassVar[float] = 0.0         # seconds that we let a peer begin with LCP, who may not listen yet when a call is up
+    endpoint: Endpoint
+    stopping = False            # no peer is new from now on
 
     def __init__(self, core: Concentrator) -> None:
         self.core = core
@@ -88,10 +102,10 @@ class Service:
         """Put what a restart needs on record, then what is to be sent where its shell finds it."""
 
     def deadline(self) -> float | None:
-        raise NotImplementedError
+        return self.endpoint.deadline()
 
     def tick(self, now: float) -> None:
-        raise NotImplementedError
+        self.endpoint.tick(now)
 
     # -- commands
 
@@ -101,7 +115,8 @@ class Service:
 
     def shut_down(self, reason: Reason, now: float) -> None:
         """Say goodbye to every peer, and take no new one."""
-        raise NotImplementedError
+        self.stopping = True
+        self.endpoint.close_all(reason, now)
 
     def say_goodbye(self, now: float) -> int:
         """End what a former life left, as far as it is on record; how many peers."""
@@ -112,13 +127,13 @@ class Service:
     @property
     def settled(self) -> bool:
         """All goodbyes were heard, or given up."""
-        raise NotImplementedError
+        return self.endpoint.settled
 
     @property
     def counts(self) -> Mapping[str, int]:
         """What was dropped, by name."""
-        raise NotImplementedError
+        return self.endpoint.counts
 
     def __len__(self) -> int:
         """Tunnels, or what it has in their place."""
-        raise NotImplementedError
+        return len(self.endpoint)
