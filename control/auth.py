@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hashlib import md5
 from ipaddress import IPv4Address, IPv6Network
 
+from .link import Bridging
 from .mppe import IN_CLEAR, Keys, Policy
 from .mschap import challenge_response, generate_authenticator_response, generate_nt_response, nt_password_hash
 
@@ -66,6 +67,7 @@ class Accept:
     keys: Keys | None = None             # what its authentication yields for MPPE
     ipv6: bool = False                   # whether IPV6CP is spoken
     prefix: IPv6Network | None = None    # the /64 of the link
+    bridging: Bridging | None = None     # whether BCP is spoken, and how
 
 
 @dataclass(frozen=True, slots=True)

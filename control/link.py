@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # PPP protocol numbers (RFC 1661 section 2, and the registry for the rest).
 IP, LCP_PROTOCOL, IPCP_PROTOCOL, CCP_PROTOCOL, PAP_PROTOCOL, CHAP_PROTOCOL = 0x0021, 0xC021, 0x8021, 0x80FD, 0xC023, 0xC223
 IPV6, IPV6CP_PROTOCOL = 0x0057, 0x8057
+BRIDGED, BCP_PROTOCOL = 0x0031, 0x8031
 
 LEAST_IPV6_MTU = 1280   # RFC 8200 section 5: a link that takes less carries no IPv6
 
@@ -29,6 +30,11 @@ DEFAULT_MRU = 1500   # RFC 1661 section 6.1: in force when nobody negotiates ano
 
 Role = Literal["server", "client"]
 
+
+@dataclass(frozen=True, slots=True)
+class Bridging:
+    """That a link is to carry Ethernet frames, and which."""
+    stp: bool = True                # spanning tree's, too
 
 @dataclass(frozen=True, slots=True)
 class LinkSettings:
@@ -43,6 +49,7 @@ class LinkSettings:
     encryption: Policy = IN_CLEAR   # client; a server's Accept tells it
     ip: bool = True                 # client: which families to ask for; a server's Accept tells it
     ipv6: bool = False
+    bridging: Bridging | None = None    # client: ask for Ethernet; a server's Accept tells it
     use_peer_dns: bool = False      # client: ask for name servers (RFC 1877)
     pfc: bool = False               # ask the peer to compress the protocol field toward us
     acfc: bool = False              # ask the peer to leave out FF 03 toward us
@@ -54,7 +61,7 @@ class LinkSettings:
     max_terminate: int = 2
     max_failure: int = 5
     authentication_timeout: float = 30.0   # from LCP opened to the verdict
-    open_timeout: float = 60.0             # from the start of LCP to an open IPCP or IPV6CP
+    open_timeout: float = 60.0             # from the start of LCP to an open network protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,9 @@ class LinkUp:
     ipv6: bool = False              # IPV6CP is open
     local_identifier: int = 0       # of the link-local addresses, 64 bits
     remote_identifier: int = 0      # 0: the peer will not have one
+    bridged: bool = False           # BCP is open
+    tagged: bool = False            # the peer takes Ethernet frames with an 802.1Q tag
+    stp: bool = False               # and spanning tree's
 
     @property
     def ip(self) -> bool:

@@ -20,11 +20,14 @@ from random import Random
 from . import chap, pap
 from .auth import OPTION_OF, Accept, AuthRequest, Reject
 from .automaton import CLOSING, INITIAL, OPENED, STOPPING, Automaton
+from .bcp import BCP
 from .ccp import CCP
 from .ipcp import IPCP, NOWHERE
 from .ipv6cp import IPV6CP
 from .lcp import ACCM, ACFC, LCP, MAGIC, PFC
 from .link import (
+    BCP_PROTOCOL,
+    BRIDGED,
     CCP_PROTOCOL,
     CHAP_PROTOCOL,
     IP,
@@ -51,12 +54,12 @@ __all__ = ["PPP", "Accept", "AuthRequest", "CipherReset", "LinkDown", "LinkReset
 DEAD, ESTABLISH, AUTHENTICATE, NETWORK, TERMINATE = range(5)
 
 # What may arrive without a layer that waits for it, and is then no news.
-QUIET = (IP, IPV6, PAP_PROTOCOL, CHAP_PROTOCOL)
+QUIET = (IP, IPV6, BRIDGED, PAP_PROTOCOL, CHAP_PROTOCOL)
 
 MPPE_HEADER = 4     # octets by which a packet grows: MPPE's header, and the protocol number that it hides
 
 # The NCPs that carry user data: without one of them there is no link to speak of.
-NETWORKS = (IPCP_PROTOCOL, IPV6CP_PROTOCOL)
+NETWORKS = (IPCP_PROTOCOL, IPV6CP_PROTOCOL, BCP_PROTOCOL)
 
 Authentication = chap.Authenticator | chap.Peer | pap.Authenticator | pap.Peer
 
@@ -290,6 +293,9 @@ class PPP(Machine):
         header = MPPE_HEADER if self.encryption.use != "no" else 0
         if ipv6 and min(self.settings.mtu, self.lcp.peer_mru) - header >= LEAST_IPV6_MTU:
             yield IPV6CP(self.role, self, self.settings, self.random)
+        bridging = self.accept.bridging if self.accept else self.settings.bridging
+        if bridging:
+            yield BCP(bridging, self, self.settings, self.random)
 
     def _open_waiting(self, layer: Automaton, now: float) -> None:
         """CCP is open, or will not be."""
@@ -320,6 +326,12 @@ class PPP(Machine):
         return ncp
 
     @property
+    def bcp(self) -> BCP | None:
+        ncp = self.ncps.get(BCP_PROTOCOL)
+        assert ncp is None or isinstance(ncp, BCP)
+        return ncp
+
+    @property
     def ccp(self) -> CCP | None:
         ncp = self.ncps.get(CCP_PROTOCOL)
         assert ncp is None or isinstance(ncp, CCP)
@@ -344,6 +356,7 @@ class PPP(Machine):
     def _link_up(self) -> None:
         lcp, ipcp = self.lcp, self.ipcp if self._is_open(IPCP_PROTOCOL) else None
         ipv6cp = self.ipv6cp if self._is_open(IPV6CP_PROTOCOL) else None
+        bcp = self.bcp if self._is_open(BCP_PROTOCOL) else None
         cipher = self.ccp.cipher if self.ccp else None
         self._open_by = None
         theirs = lcp.theirs
@@ -354,7 +367,8 @@ class PPP(Machine):
             accm=theirs.get(ACCM, 0xFFFFFFFF),
             pfc=PFC in theirs, acfc=ACFC in theirs, our_magic=lcp.magic, peer_magic=theirs.get(MAGIC, 0), dns=ipcp.dns if ipcp else (),
             cipher=cipher, ipv6=ipv6cp is not None, local_identifier=ipv6cp.local_identifier if ipv6cp else 0,
-            remote_identifier=ipv6cp.remote_identifier if ipv6cp else 0)
+            remote_identifier=ipv6cp.remote_identifier if ipv6cp else 0,
+            bridged=bcp is not None, tagged=bcp is not None and bcp.tagged, stp=bcp is not None and bcp.stp)
         if link != self._said:
             self._said = link
             self._events.append(link)

@@ -18,11 +18,11 @@ CLIENT = LinkSettings(user="User", password=PASSWORD, authentication=("mschap2",
 
 
 class Wire:
-    """`server` answers its AuthRequests from PASSWORD, with `policy` for encryption, `address` and `ipv6` for its networks; `seen` keeps
-    the events of both by role."""
+    """`server` answers its AuthRequests from PASSWORD, with `policy` for encryption, `address`, `ipv6` and `bridging` for its networks;
+    `seen` keeps the events of both by role."""
 
-    def __init__(self, server=SERVER, client=CLIENT, seed=1, policy=IN_CLEAR, address=REMOTE, ipv6=False, **changes):
-        self.policy, self.address, self.ipv6 = policy, address, ipv6
+    def __init__(self, server=SERVER, client=CLIENT, seed=1, policy=IN_CLEAR, address=REMOTE, ipv6=False, bridging=None, **changes):
+        self.policy, self.address, self.ipv6, self.bridging = policy, address, ipv6, bridging
         self.server = PPP("server", replace(server, **changes), Random(seed))
         self.client = PPP("client", client, Random(seed + 1))
         self.seen = {"server": [], "client": []}
@@ -45,7 +45,8 @@ class Wire:
                     if isinstance(event, AuthRequest):
                         proof = verify(event, PASSWORD)
                         verdict = Reject() if proof is None else Accept(LOCAL, self.address, DNS, WINS, proof, self.policy,
-                                                                               keys_of(event, PASSWORD, server=True), self.ipv6)
+                                                                               keys_of(event, PASSWORD, server=True), self.ipv6,
+                                                                               bridging=self.bridging)
                         machine.authenticated(verdict, self.now, event)
             for protocol, packet in machine.outgoing():
                 self.sent[name].append((protocol, packet))
