@@ -17,7 +17,7 @@ from typing import Any
 
 from .automaton import CONFIGURE_ACK, CONFIGURE_NAK, OPENED, Automaton
 from .fields import Field, option, u32
-from .link import CCP_PROTOCOL, Link, LinkSettings, printable, push_packet
+from .link import CCP_PROTOCOL, Compressed, LinkSettings, printable, push_packet
 from .mppe import STRENGTHS, Cipher, Keys, Policy, Way
 from .reason import Reason
 
@@ -48,9 +48,10 @@ class CCP(Automaton):
     PROTOCOL = CCP_PROTOCOL
     NAME = "ccp"
     OPTIONS = {MPPE: Field("mppe", u32)}
+    link: Compressed
     __slots__ = ("cipher", "keys", "policy")
 
-    def __init__(self, policy: Policy, keys: Keys, link: Link, settings: LinkSettings, random: Random) -> None:
+    def __init__(self, policy: Policy, keys: Keys, link: Compressed, settings: LinkSettings, random: Random) -> None:
         self.policy, self.keys = policy, keys
         self.cipher: Cipher | None = None       # what is in force, while open
         super().__init__(link, settings, random)

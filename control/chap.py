@@ -10,7 +10,7 @@ import hmac
 from random import Random
 
 from .auth import AuthRequest, Reject, chap_response
-from .link import CHAP_PROTOCOL, Link, LinkSettings, printable, pull_packet, push_packet
+from .link import CHAP_PROTOCOL, Base, LinkSettings, printable, pull_packet, push_packet
 from .mppe import Keys, keys_of
 from .mschap import challenge_response, generate_authenticator_response, generate_nt_response, nt_password_hash
 from .reason import Reason
@@ -29,7 +29,7 @@ class Authenticator:
     PROTOCOL = CHAP_PROTOCOL
     __slots__ = ("_answer", "_challenge", "_identifier", "_link", "_request", "_settings", "method", "timer")
 
-    def __init__(self, method: str, link: Link, settings: LinkSettings, random: Random) -> None:
+    def __init__(self, method: str, link: Base, settings: LinkSettings, random: Random) -> None:
         self.method = method
         self._link, self._settings = link, settings
         self._identifier = random.getrandbits(8)
@@ -88,7 +88,7 @@ class Peer:
     PROTOCOL = CHAP_PROTOCOL
     __slots__ = ("_answers", "_link", "_random", "_settings", "keys", "method", "timer")
 
-    def __init__(self, method: str, link: Link, settings: LinkSettings, random: Random) -> None:
+    def __init__(self, method: str, link: Base, settings: LinkSettings, random: Random) -> None:
         self.method = method
         self._link, self._settings, self._random = link, settings, random
         self.keys: Keys | None = None      # once we were accepted

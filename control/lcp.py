@@ -18,7 +18,7 @@ from typing import Any
 from .auth import ALLOWED_BY_OPTION, OPTION_OF
 from .automaton import CONFIGURE_NAK, OPENED, Automaton
 from .fields import Field, flag, option, raw, u16, u32
-from .link import DEFAULT_MRU, LCP_PROTOCOL, Link, LinkSettings, Role, printable, push_packet
+from .link import DEFAULT_MRU, LCP_PROTOCOL, Base, LinkSettings, Role, printable, push_packet
 from .reason import Reason
 
 MRU, ACCM, AUTHENTICATION, MAGIC, PFC, ACFC = 1, 2, 3, 5, 7, 8
@@ -49,9 +49,10 @@ class LCP(Automaton):
         MAGIC: Field("magic", u32), PFC: Field("pfc", flag), ACFC: Field("acfc", flag),
         MRRU: Field("mrru", u16), SHORT_SEQUENCE: Field("short-sequence", flag), DISCRIMINATOR: Field("discriminator", raw),
     }
+    link: Base
     __slots__ = ("_loops", "_magic", "_offers", "refused", "role")
 
-    def __init__(self, role: Role, link: Link, settings: LinkSettings, random: Random) -> None:
+    def __init__(self, role: Role, link: Base, settings: LinkSettings, random: Random) -> None:
         self.role = role
         # Kept when LCP is renegotiated: a stray old Configure-Request then says what a new one would.
         self._magic = random.getrandbits(32) or 1   # section 6.4: zero is illegal

@@ -1,5 +1,5 @@
-"""What a PPP link is told (LinkSettings), what it tells (LinkUp, LinkReset, CipherReset, LinkDown), and what its
-layers ask of it (Link). Beside them the framing that LCP, the NCPs, PAP and CHAP share (RFC 1661
+"""What a PPP link is told (LinkSettings), what it tells (LinkUp, LinkJoined, LinkReset, CipherReset, LinkDown), and what its
+layers ask of it (Link, Base). Beside them the framing that LCP, the NCPs, PAP and CHAP share (RFC 1661
 section 5, RFC 1334 section 2.2, RFC 1994 section 4).
 
      0                   1                   2                   3
@@ -18,11 +18,18 @@ from .reason import Reason
 if TYPE_CHECKING:
     from .auth import AuthRequest
     from .automaton import Automaton
+    from .bundle import Bundle
 
 # PPP protocol numbers (RFC 1661 section 2, and the registry for the rest).
 IP, LCP_PROTOCOL, IPCP_PROTOCOL, CCP_PROTOCOL, PAP_PROTOCOL, CHAP_PROTOCOL = 0x0021, 0xC021, 0x8021, 0x80FD, 0xC023, 0xC223
 IPV6, IPV6CP_PROTOCOL = 0x0057, 0x8057
 BRIDGED, BCP_PROTOCOL = 0x0031, 0x8031
+MULTILINK = 0x003D
+
+# What may arrive without a layer that waits for it, and is then no news.
+QUIET = (IP, IPV6, BRIDGED, PAP_PROTOCOL, CHAP_PROTOCOL)
+
+MOST_LINKS = 8          # of a bundle; fastpath/bundle.pxd has room for so many
 
 LEAST_IPV6_MTU = 1280   # RFC 8200 section 5: a link that takes less carries no IPv6
 
@@ -35,6 +42,7 @@ Role = Literal["server", "client"]
 class Bridging:
     """That a link is to carry Ethernet frames, and which."""
     stp: bool = True                # spanning tree's, too
+
 
 @dataclass(frozen=True, slots=True)
 class LinkSettings:
@@ -100,8 +108,22 @@ class LinkUp:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkJoined:
+    """The link is open and carries its bundle's user data together with others. It is emitted before the peer hears that it is
+    authenticated, and before the bundle itself says anything."""
+    bundle: Bundle
+    mtu: int                        # the largest frame of ours that the peer takes
+    mru: int
+    accm: int                       # the rest as in LinkUp
+    pfc: bool
+    acfc: bool
+    our_magic: int
+    peer_magic: int
+
+
+@dataclass(frozen=True, slots=True)
 class LinkReset:
-    """A link that was up is not any more, by renegotiation or because it is ending: user data stops.
+    """A link that was up or in a bundle is not any more, by renegotiation or because it is ending: user data stops.
     LinkUp or LinkDown follows; none follows soon when the peer terminated only its NCP."""
     stage: str                      # lcp | ipcp …: the layer that left its OPENED state
 
@@ -118,7 +140,7 @@ class LinkDown:
 
 
 class Link(Protocol):
-    """What LCP, an NCP and the authentication protocols ask of the link that they belong to."""
+    """What every layer asks of the link, or the network, that it belongs to."""
 
     @property
     def peer_mru(self) -> int: ...
@@ -128,9 +150,19 @@ class Link(Protocol):
     def layer_finished(self, layer: Automaton, now: float) -> None: ...
     def ending(self, reason: Reason) -> None: ...
     def close(self, reason: Reason, now: float) -> None: ...
+
+
+class Base(Link, Protocol):
+    """What LCP and the authentication protocols ask of their link besides."""
+
     def protocol_rejected(self, protocol: int, now: float) -> None: ...
     def requested(self, request: AuthRequest, now: float) -> None: ...
     def granted(self, now: float) -> None: ...
+
+
+class Compressed(Link, Protocol):
+    """What CCP asks of its network besides."""
+
     def reset_requested(self, now: float) -> None: ...
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from random import Random
 
 from .auth import AuthRequest, Reject
-from .link import PAP_PROTOCOL, Link, LinkSettings, printable, pull_packet, push_packet
+from .link import PAP_PROTOCOL, Base, LinkSettings, printable, pull_packet, push_packet
 from .reason import Reason
 
 AUTHENTICATE_REQUEST, AUTHENTICATE_ACK, AUTHENTICATE_NAK = 1, 2, 3
@@ -22,7 +22,7 @@ class Authenticator:
     timer: float | None = None      # the peer is the one that repeats
     __slots__ = ("_code", "_identifier", "_link", "_message", "_request")
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Base) -> None:
         self._link = link
         self._identifier = 0
         self._request: AuthRequest | None = None
@@ -75,7 +75,7 @@ class Peer:
     method = "pap"
     __slots__ = ("_identifier", "_link", "_settings", "timer")
 
-    def __init__(self, link: Link, settings: LinkSettings, random: Random) -> None:
+    def __init__(self, link: Base, settings: LinkSettings, random: Random) -> None:
         self._link, self._settings = link, settings
         self._identifier = random.getrandbits(8)
         self.timer: float | None = None

@@ -172,7 +172,7 @@ def test_ipv6_comes_later_and_goes(rig):
     session = rig.session("<l2tp-joe>")
     assert not session.link.ipv6 and session.router is None and session.prefix
     up_since = session.up_since
-    client.ppp.ncps[0x8057] = ncp = IPV6CP("client", client.ppp, client.settings, Random(3))
+    client.ppp.network.ncps[0x8057] = ncp = IPV6CP("client", client.ppp.network, client.settings, Random(3))
     ncp.open(rig.now)
     rig.run(3)
     assert session.link.ipv6 and session.router and rig.tables.lookup(session.prefix[1].packed) == session.slot and client.heard

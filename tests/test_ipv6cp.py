@@ -78,7 +78,7 @@ def test_another_family_comes_later_and_goes():
     wire = Wire(ipv6=True).open().settle()
     wire.wait(60)
     assert not wire.last("server", LinkUp).ipv6
-    wire.client.ncps[NCP] = ncp = IPV6CP("client", wire.client, CLIENT, Random(9))
+    wire.client.network.ncps[NCP] = ncp = IPV6CP("client", wire.client.network, CLIENT, Random(9))
     ncp.open(wire.now)
     wire.drain()
     wire.settle()
