@@ -32,12 +32,13 @@ def build(store: Store, config: Config) -> Forwarder:
     offload = json.loads(store.read("offload"))
     ports: list[dict[str, Any]] = []
     for worker in range(own.workers):
-        listeners = []
+        listeners: list[tuple[Any, ...]] = []
         for kind, listen in listener.wire_ports(config.server):
             fd = store.get(f"{kind}/{listen}/{worker}")
             if kind == "udp":
                 family, host, port = listener.address_of(listen)
-                listeners.append((fd, family, host in ("0.0.0.0", "::"), listener.local_of(listen), port, PortKind.PORT_UDP))
+                express = store.get(f"udp/{listen}/{own.workers + worker}")
+                listeners.append((fd, family, host in ("0.0.0.0", "::"), listener.local_of(listen), port, PortKind.PORT_UDP, express))
             else:
                 local = mapped(socket.inet_pton(socket.AF_INET, listen))
                 listeners.append((fd, socket.AF_INET, listen == "0.0.0.0", local, 0, PortKind.PORT_GRE))

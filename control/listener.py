@@ -1,7 +1,9 @@
 """The sockets of a listen address.
 
-UDP: one a worker, in one SO_REUSEPORT group. Each tells where a datagram was sent to (an answer leaves from that address) and its TOS
-octet, and, unless offloads are off, hands over bursts of equal datagrams in one piece (UDP_GRO).
+UDP: two a worker, all in one SO_REUSEPORT group, and a program that says whose a datagram is. One tells where a datagram was sent to (an
+answer leaves from that address) and its TOS octet, which costs as much as the rest of a tunnel's work. The other one, the express, does
+not: it has IP packets in the clear of peers that do not speak ECN, for which nobody asks. Unless offloads are off, both hand over bursts
+of equal datagrams in one piece (UDP_GRO). What is numbered or encrypted stays with all else of its session, in order.
 TCP: one, on which control accepts.
 GRE: raw sockets, of which each would get a copy of everything. The first worker's gets PPTP's data and nothing else; those of the others,
 which send, get nothing.
@@ -20,13 +22,18 @@ from .settings import Server
 from .tun import SetupError
 
 UDP_SEGMENT, UDP_GRO = 103, 104
-SO_ATTACH_FILTER = 26
+SO_ATTACH_FILTER, SO_ATTACH_REUSEPORT_CBPF = 26, 51
 BACKLOG = 1024
 Program = tuple[tuple[int, int, int, int], ...]         # classic BPF: code, jump if true, if false, operand
 NOTHING: Program = ((0x06, 0, 0, 0),)
 # X = length of the IP header; GRE of version 1 with PPP in it (RFC 2637 section 4.1), or nothing
 PPTP_DATA: Program = ((0xB1, 0, 0, 0), (0x48, 0, 0, 0), (0x54, 0, 0, 7), (0x15, 0, 3, 1), (0x48, 0, 0, 2), (0x15, 0, 1, 0x880B),
                       (0x06, 0, 0, 0xFFFFFFFF), (0x06, 0, 0, 0))
+NET = 0xFFF00000                # where the IP header stands for these programs; at 0 is what is behind UDP's
+# Where ECN's bits are, and the source address's low word and port, unless there are options: these only choose a worker.
+ECN: dict[int, tuple[int, int, int]] = {             # code of the load, offset, mask
+    socket.AF_INET: (0x30, NET + 1, 0x03), socket.AF_INET6: (0x28, NET, 0x30)}
+SENDER: dict[int, tuple[int, int]] = {socket.AF_INET: (NET + 12, NET + 20), socket.AF_INET6: (NET + 20, NET + 40)}
 IP_PKTINFO, IP_RECVTOS = 8, 13
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 BUFFER = 8 << 20
@@ -47,11 +54,13 @@ def local_of(listen: str) -> bytes:
 
 
 def open_listener(listen: str, workers: int, offload: bool) -> list[socket.socket]:
-    """A socket for each worker, bound to the address."""
+    """A socket for each worker, bound to the address, and behind them an express for each."""
     sockets: list[socket.socket] = []
     try:
-        for _ in range(workers):
-            sockets.append(_open(listen, offload))
+        for number in range(2 * workers):
+            sockets.append(_open(listen, offload, express=number >= workers))
+            if number == 0:
+                _attach(sockets[0], SO_ATTACH_REUSEPORT_CBPF, steering(sockets[0].family, workers))
     except BaseException:
         for sock in sockets:
             sock.close()
@@ -59,16 +68,40 @@ def open_listener(listen: str, workers: int, offload: bool) -> list[socket.socke
     return sockets
 
 
-def _open(listen: str, offload: bool) -> socket.socket:
+def steering(family: int, workers: int) -> Program:
+    """Which socket of the group gets a datagram: of one sender always the same worker's; there the express when it carries an L2TP data
+    message (RFC 2661 section 3.1) with L at most and PPP of IPv4 or IPv6 (RFC 1661 section 2, RFC 1662 section 3.1, each compressed or
+    not), in a datagram without ECN. What is cut off goes to the first."""
+    load, at, mask = ECN[family]
+    address, port = SENDER[family]
+    steps: list[tuple[int, int | str, int | str, int]] = [
+        (0x20, 0, 0, address), (0x07, 0, 0, 0), (0x28, 0, 0, port), (0x0C, 0, 0, 0), (0x94, 0, 0, workers),
+    ] if workers > 1 else [(0x00, 0, 0, 0)]
+    steps += [
+        (0x02, 0, 0, 0), (load, 0, 0, at), (0x45, "main", 0, mask),
+        (0x28, 0, 0, 0), (0x01, 0, 0, 8), (0x45, 1, 0, 0x4000), (0x01, 0, 0, 6),            # X = octets of L2TP's header
+        (0x54, 0, 0, 0xBFFF), (0x15, 0, "main", 0x0002),
+        (0x48, 0, 0, 0), (0x15, 0, 3, 0xFF03), (0x87, 0, 0, 0), (0x04, 0, 0, 2), (0x07, 0, 0, 0),     # ... and of FF 03
+        (0x50, 0, 0, 0), (0x15, 0, 1, 0), (0x50, 0, 0, 1), (0x15, 1, 0, 0x21), (0x15, 0, "main", 0x57),
+        (0x60, 0, 0, 0), (0x04, 0, 0, workers), (0x16, 0, 0, 0), (0x60, 0, 0, 0), (0x16, 0, 0, 0)]
+    main = len(steps) - 2
+
+    def jump(target: int | str, place: int) -> int:
+        return target if isinstance(target, int) else main - place - 1
+    return tuple((code, jump(true, place), jump(false, place), operand) for place, (code, true, false, operand) in enumerate(steps))
+
+
+def _open(listen: str, offload: bool, express: bool) -> socket.socket:
     family, host, port = address_of(listen)
     sock = _socket(family, listen)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET:
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if not express and family == socket.AF_INET:
             sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
             sock.setsockopt(socket.IPPROTO_IP, IP_RECVTOS, 1)
-        else:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        elif not express:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, 1)
         if offload and segmentation():
@@ -140,14 +173,16 @@ def open_frames() -> socket.socket:
 
 def _filter(sock: socket.socket, program: Program) -> None:
     """Have the kernel drop what a classic BPF program does not accept; what came before that is read and thrown away."""
-    def attach(program: Program) -> None:
-        code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
-        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", len(program), ctypes.addressof(code)))
-    attach(NOTHING)
+    _attach(sock, SO_ATTACH_FILTER, NOTHING)
     with contextlib.suppress(BlockingIOError):
         while True:
             sock.recv(1)
-    attach(program)
+    _attach(sock, SO_ATTACH_FILTER, program)
+
+
+def _attach(sock: socket.socket, what: int, program: Program) -> None:
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in program))
+    sock.setsockopt(socket.SOL_SOCKET, what, struct.pack("HL", len(program), ctypes.addressof(code)))
 
 
 def probe(listen: str) -> None:

@@ -191,7 +191,7 @@ class Supervisor:
         privilege.keep(privilege.SUPERVISOR | files)
 
     def open_udp(self, listen: str) -> list[tuple[str, int]]:
-        """The store's open("udp"): a socket for each worker."""
+        """The store's open("udp"): a socket for each worker, then the express of each."""
         sockets = listener.open_listener(listen, self.workers, self.config.concentrator.offload != "none")
         return [(f"udp/{listen}/{number}", sock.detach()) for number, sock in enumerate(sockets)]
 

@@ -8,7 +8,7 @@ import socket
 
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from .bytes cimport load16, store16, store32
 from .cipher cimport STATE_FLUSH, CipherState
@@ -23,7 +23,7 @@ from .sys cimport (EINTR, MSG_DONTWAIT, SIOCOUTQ, errno, ioctl, iovec, load_acqu
 from .table cimport CONFIG_ENCRYPT, CONFIG_REQUIRE, FREE, RETIRED, TEMPLATE, Config, Path, Session, Tunnel, config_of
 from .timer cimport arm
 from .pppoe cimport ETHERTYPE_DISCOVERY, push_ethernet
-from .worker cimport FRAME, PORT_ETHERNET, PORT_UDP, PUNTS, SCRATCH, Out, Worker
+from .worker cimport FRAME, PORT_ETHERNET, PORT_UDP, PUNTS, SCRATCH, Listener, Out, Worker
 
 assert sizeof(PuntHeader) == 64
 LONGEST = FRAME - sizeof(PuntHeader)            # octets of the largest payload
@@ -70,6 +70,7 @@ cdef void punt_l2tp(Worker* w, const uint8_t* p, size_t n, const Path* path) noe
     if not control_lives(w) and acknowledge_hello(w, p, n, path):
         return
     cdef uint16_t tunnel
+    cdef PuntHeader* h
     if n < 6:
         count(w, DROP_SHORT, 1)
         return
@@ -78,14 +79,24 @@ cdef void punt_l2tp(Worker* w, const uint8_t* p, size_t n, const Path* path) noe
         return
     tunnel = load16(p + (4 if load16(p) & L2TP_L else 2))
     if tunnel == 0:
-        if w.greet_tokens == 0:
+        if w.greet_tokens == 0 or unsaid(w, path):
             count(w, DROP_RATE, 1)
             return
         w.greet_tokens -= 1
     elif load_acquire8(&w.table.tunnels[tunnel].state) == 0:
         count(w, DROP_NO_TUNNEL, 1)
         return
-    queue(w, PUNT_L2TP, p, n).path = path[0]
+    h = queue(w, PUNT_L2TP, p, n)
+    h.path = path[0]
+    if unsaid(w, path) and same_peer(&w.table.tunnels[tunnel].path, path):
+        h.path.local = w.table.tunnels[tunnel].path.local
+
+
+cdef inline bint unsaid(Worker* w, const Path* path) noexcept nogil:
+    """Whether nothing says where a datagram was sent to: it came by the express, merged behind user data of the same size. Of a
+    tunnel that is known, from its peer, that is known too; a request for a new one comes again."""
+    cdef Listener* l = &w.listener[path.port]
+    return l.any and l.kind == PORT_UDP and memcmp(path.local, l.path.local, 16) == 0
 
 
 cdef void punt_pppoe(Worker* w, const uint8_t* p, size_t n, const Path* path) noexcept nogil:

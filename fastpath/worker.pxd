@@ -14,7 +14,7 @@ from .table cimport TEMPLATE, NextHop, Path, Session, Table, WorkerRecord
 
 cdef enum:
     WORKERS = 16              # at most
-    LISTENERS = 16            # sockets of one worker's wire side, at most
+    LISTENERS = 16            # ports of one worker's wire side, at most; each may have an express
     HEADROOM = 128            # free octets in front of what is read
     RECEIVES = 64             # buffers of one recvmmsg, at most
     BUFFERS = 128             # receive buffers of 64 KiB: RECEIVES in use, the rest lent to other workers
@@ -94,7 +94,7 @@ cdef struct Listener:
     uint8_t gso               # UDP_SEGMENT may be used
     uint8_t family6           # an AF_INET6 socket
     uint8_t any               # bound to the wildcard address: answers need the local address
-    Path path                 # port index, local address and port, for what is received on it
+    Path path                 # port index, local address and port, for what is received on it; an express has the port of its main one
 
 # In front of every frame between a worker and control.
 cdef struct PuntHeader:       # 64 octets
@@ -118,8 +118,8 @@ cdef struct Worker:
     int epoll
     uint32_t woken            # bit i: worker i was handed something in this pass
     int wake                  # eventfd that other workers write when it sleeps
-    int listeners
-    Listener listener[LISTENERS]
+    int listeners             # sockets to read
+    Listener listener[2 * LISTENERS]
     Worker* others[WORKERS]
     void* rings[WORKERS]      # Ring* from worker i to this one; NULL for itself
     # settings

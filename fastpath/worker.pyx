@@ -263,9 +263,10 @@ cdef class Forwarder:
     """The workers of this process. Descriptors stay the caller's and must outlive it.
 
     tables     a Tables
-    workers    a list with, for each worker, {"tun": fd, "punt": fd, "listeners": [(fd, family, any, local, local port[, PortKind])]};
-               the index of a listener is its port in every Path. `local` has 16 octets. PORT_GRE: a raw socket of protocol 47; one
-               that receives nothing may be given to all workers but one.
+    workers    a list with, for each worker, {"tun": fd, "punt": fd, "listeners": [(fd, family, any, local, local port[, PortKind
+               [, express]])]}; the index of a listener is its port in every Path. `local` has 16 octets. PORT_GRE: a raw socket of
+               protocol 47; one that receives nothing may be given to all workers but one. `express` is another socket of the same
+               address, which tells nothing of a datagram but who sent it.
                "frames", which may be missing: a packet socket for PPTP's data past the kernel's output, see nexthop.pxd.
     spin_ns    how long a worker looks for more before it sleeps
     gso        UDP_SEGMENT may be used
@@ -384,6 +385,7 @@ cdef Worker* new_worker(Tables tables, int index, int workers) except NULL:
 cdef open_ports(Worker* w, dict ports, bint gso):
     """Take the descriptors into the worker and its epoll."""
     cdef Listener* l
+    express = [(i, listener[6]) for i, listener in enumerate(ports["listeners"]) if len(listener) > 6]
     if len(ports["listeners"]) > LISTENERS:
         raise ValueError(f"{len(ports['listeners'])} listeners, at most {LISTENERS}")
     w.tun, w.punt = ports["tun"], ports["punt"]
@@ -392,7 +394,7 @@ cdef open_ports(Worker* w, dict ports, bint gso):
     for i, (fd, family, any_address, local, port, *kind) in enumerate(ports["listeners"]):
         l = &w.listener[i]
         l.fd, l.family6, l.any = fd, family == socket.AF_INET6, any_address
-        l.kind = kind[0] if kind else PORT_UDP
+        l.kind = kind[0] if kind else PORT_UDP          # behind it may stand its express
         l.gso = gso and l.kind == PORT_UDP
         l.wanted = RECEIVES
         l.path.port, l.path.local_port = i, port
@@ -403,6 +405,11 @@ cdef open_ports(Worker* w, dict ports, bint gso):
             prepare_discovery(<Discovery*>w.discovery)
         watch(w, fd, i)
     w.listeners = <int>len(ports["listeners"])
+    for i, fd in express:                           # behind all others, which are read before them
+        w.listener[w.listeners] = w.listener[i]
+        w.listener[w.listeners].fd = fd
+        watch(w, fd, w.listeners)
+        w.listeners += 1
     if "frames" in ports:
         open_tx(&w.tx, ports["frames"])
     watch(w, w.tun, READY_TUN)

@@ -1,6 +1,7 @@
 """What headrace changes in the kernel, and that all of it comes back."""
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import struct
@@ -238,15 +239,20 @@ def test_the_interface_goes_with_its_last_queue(space):
 
 @pytest.mark.root
 def test_listener_options(space):
-    first, second = listener.open_listener("0.0.0.0:1701", 2, offload=True)
-    six, = listener.open_listener("[::]:1701", 1, offload=False)
-    with first, second, six:
-        for sock in (first, second):
-            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) and sock.getsockopt(socket.IPPROTO_IP, listener.IP_PKTINFO)
-            assert sock.getsockopt(socket.IPPROTO_IP, listener.IP_RECVTOS) and sock.getsockopt(socket.IPPROTO_UDP, listener.UDP_GRO)
+    four = listener.open_listener("0.0.0.0:1701", 2, offload=True)
+    six = listener.open_listener("[::]:1701", 1, offload=False)
+    with contextlib.ExitStack() as stack:
+        for sock in four + six:
+            stack.enter_context(sock)
+        for sock, tells in zip(four, (1, 1, 0, 0), strict=True):
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) and sock.getsockopt(socket.IPPROTO_UDP, listener.UDP_GRO)
+            assert sock.getsockopt(socket.IPPROTO_IP, listener.IP_PKTINFO) == tells
+            assert sock.getsockopt(socket.IPPROTO_IP, listener.IP_RECVTOS) == tells
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) >= listener.BUFFER and not sock.getblocking()
-        assert six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) and not six.getsockopt(socket.IPPROTO_UDP, listener.UDP_GRO)
-        assert six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO) and six.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS)
+        for sock, tells in zip(six, (1, 0), strict=True):
+            assert sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) and not sock.getsockopt(socket.IPPROTO_UDP, listener.UDP_GRO)
+            assert tells == sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO)
+            assert tells == sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS)
 
 
 @pytest.mark.parametrize("error, sentence", [

@@ -8,6 +8,7 @@ import socket
 import struct
 import threading
 
+from headrace.control import listener
 from headrace.fastpath import punt, table, worker
 from headrace.fastpath.packet import Kind, Verdict
 from headrace.fastpath.table import State
@@ -55,6 +56,13 @@ def tcp(src: str, dst: str, payload: bytes, seq: int, *, flags: int = 0x10, opti
     return ipv4(src, dst, head[:16] + struct.pack("!H", c) + head[18:] + payload, 6, **kw)
 
 
+def free_port() -> int:
+    """Of UDP, on all addresses, a moment ago."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("0.0.0.0", 0))
+        return int(sock.getsockname()[1])
+
+
 def enlarge(sock: socket.socket) -> None:
     """Room for a burst that is read only later."""
     sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE if os.geteuid() == 0 else socket.SO_RCVBUF, 8 << 20)
@@ -65,8 +73,9 @@ class Bench:
 
     def __init__(self, path, workers: int = 1, *, max_sessions: int = 1000, gso: bool = True, merge: int = 2, spin_ns: int = 0,
                  reuse: tuple[str, int] | None = None, held: tuple[int, ...] = (), window_ns: int = 20_000_000,
-                 frames: socket.socket | None = None):
-        """`held` are workers that the test starts itself (`threads`), `frames` is a packet socket for the first."""
+                 frames: socket.socket | None = None, express: bool = False):
+        """`held` are workers that the test starts itself (`threads`), `frames` is a packet socket for the first. `express`: the wire is
+        the concentrator's own sockets, bound to all addresses."""
         self.path = path
         if reuse is None:
             table.create(path, max_sessions=max_sessions, workers=workers)
@@ -81,14 +90,21 @@ class Bench:
         self.sockets: list[socket.socket] = []
         self.wires, self.inner, self.gre, self.ethernet, self.controls, self.channels, ports = [], [], [], [], [], [], []
         address = reuse or ("127.0.0.1", 0)
-        for _ in range(workers):
-            wire = self.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            wire.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            enlarge(wire)
-            wire.bind(address)
-            address = wire.getsockname()
-            wire.setsockopt(17, 104, 1)          # UDP_GRO
-            wire.setsockopt(socket.IPPROTO_IP, 13, 1)      # IP_RECVTOS
+        own: list[socket.socket] = []
+        if express:
+            address = "127.0.0.1", free_port()
+            own = [self.keep(s) for s in listener.open_listener(f"0.0.0.0:{address[1]}", workers, gso)]
+        for number in range(workers):
+            if express:
+                wire = own[number]
+            else:
+                wire = self.keep(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+                wire.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                enlarge(wire)
+                wire.bind(address)
+                address = wire.getsockname()
+                wire.setsockopt(17, 104, 1)          # UDP_GRO
+                wire.setsockopt(socket.IPPROTO_IP, 13, 1)      # IP_RECVTOS
             ours, theirs = self.pair()
             control, theirs2 = self.pair()
             self.wires.append(wire)
@@ -100,7 +116,8 @@ class Bench:
             ethernet, packets = self.pair()
             self.ethernet.append(ethernet)
             ports.append({"tun": theirs.fileno(), "punt": theirs2.fileno(),
-                          "listeners": [(wire.fileno(), socket.AF_INET, False, mapped("127.0.0.1"), address[1]),
+                          "listeners": [(wire.fileno(), socket.AF_INET, express, mapped("0.0.0.0" if express else "127.0.0.1"), address[1],
+                                         PortKind.PORT_UDP, *(s.fileno() for s in own[workers + number:][:1])),
                                         (raw.fileno(), socket.AF_INET, True, bytes(16), 0, PortKind.PORT_GRE),
                                         (packets.fileno(), socket.AF_PACKET, False, AC, 0, PortKind.PORT_ETHERNET)]})
         if frames:
