@@ -39,10 +39,10 @@ class Ids:
     def __init__(self) -> None:
         self.tunnels, self.sessions = itertools.count(1), itertools.count(1)
 
-    def take_tunnel(self) -> int:
+    def take_tunnel(self, peer: bytes) -> int:
         return next(self.tunnels)
 
-    def take_session(self, tunnel_id: int) -> int:
+    def take_session(self, tunnel_id: int, peer: bytes) -> int:
         return next(self.sessions)
 
     def give_tunnel(self, tunnel_id: int) -> None:

@@ -52,13 +52,13 @@ class Ids:
         self.tunnels = 0
         self.sessions: dict[int, int] = {}
 
-    def take_tunnel(self) -> int:
+    def take_tunnel(self, peer: bytes) -> int:
         self.tunnels += 1
         return self.tunnels
 
     def give_tunnel(self, tunnel_id: int) -> None: ...
 
-    def take_session(self, tunnel_id: int) -> int:
+    def take_session(self, tunnel_id: int, peer: bytes) -> int:
         self.sessions[tunnel_id] = self.sessions.get(tunnel_id, 0) + 1
         return self.sessions[tunnel_id]
 

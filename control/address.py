@@ -26,6 +26,11 @@ def mapped(address: bytes | IPv4Address | IPv6Address) -> bytes:
     return packed if len(packed) == 16 else _PREFIX + packed
 
 
+def origin(address: bytes) -> bytes:
+    """Who stands behind an address: in IPv6 whoever has its /64, else (IPv4, and mac.py's stations) the address itself."""
+    return address if address[:12] == _PREFIX or address[:1] == b"\xff" else address[:8]
+
+
 def link_local(address: bytes) -> bool:
     return address[0] == 0xFE and address[1] & 0xC0 == 0x80
 

@@ -136,7 +136,7 @@ class Endpoint(Machine):
         tunnel = Tunnel(self, 0, path, now, self._secret)
         try:
             tunnel.accept(message)
-            tunnel.tunnel_id = self.ids.take_tunnel() or 0
+            tunnel.tunnel_id = self.ids.take_tunnel(path.peer) or 0
             if not tunnel.tunnel_id:
                 raise Refusal("full", "no room for another tunnel", 2, NO_RESOURCES)
         except Refusal as refusal:
@@ -172,7 +172,7 @@ class Endpoint(Machine):
 
     def dial(self, path: Path, now: float, *, secret: str | None = None) -> int:
         """Open a tunnel as LAC; its id, or 0 when there is none left. `secret` is another than the settings'."""
-        tunnel_id = self.ids.take_tunnel()
+        tunnel_id = self.ids.take_tunnel(path.peer)
         if not tunnel_id:
             return 0
         tunnel = Tunnel(self, tunnel_id, path, now, self._secret if secret is None else secret.encode())
@@ -191,7 +191,7 @@ class Endpoint(Machine):
         tunnel = self._tunnels.get(tunnel_id)
         if tunnel is None or tunnel.state == "closing" or len(tunnel.calls) >= self.settings.sessions_per_tunnel:
             return 0
-        session_id = self.ids.take_session(tunnel_id)
+        session_id = self.ids.take_session(tunnel_id, tunnel.path.peer)
         if not session_id:
             return 0
         details = {"calling_number": calling_number, "called_number": called_number, "tx_speed": tx_speed, "framing": framing,

@@ -82,6 +82,7 @@ class L2tp(Service):
         return said
 
     def tunnel_down(self, event: TunnelDown, now: float) -> None:
+        self.core.ids.tunnel_over(event.tunnel_id)
         self.say(logging.INFO, now, "tunnel %d with %s ended: %s", event.tunnel_id, shown(event.path.peer), event.reason.text)
         if event.reason.code not in ("cleared", "shutdown", "restarted"):
             self.core.sessions.failures.add(self.name, "", shown(event.path.peer), event.reason)

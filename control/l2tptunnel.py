@@ -176,7 +176,8 @@ class Tunnel:
             owner.ignore("refused_call", path, f"ICRQ: {text}", now)
             self._refuse_call(peer, text, 2, error)
             return
-        session_id = owner.ids.take_session(self.tunnel_id) if len(self.calls) < owner.settings.sessions_per_tunnel else None
+        room = len(self.calls) < owner.settings.sessions_per_tunnel
+        session_id = owner.ids.take_session(self.tunnel_id, path.peer) if room else None
         if session_id is None:
             owner.ignore("refused_call", path, "ICRQ: no room for another session", now)
             self._refuse_call(peer, "no room for another session", 4, NO_RESOURCES)

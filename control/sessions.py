@@ -236,6 +236,7 @@ class Sessions(dict[int, Session]):
             self.names.remove(session)
             session.account = account
         self.names.add(session)
+        service.core.ids.let_in(service.name, session.call.tunnel_id, session.slot)
         ppp.authenticated(verdict, now, event)
 
     def refuse(self, session: Session, event: AuthRequest, verdict: Reject, now: float) -> None:

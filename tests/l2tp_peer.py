@@ -26,14 +26,14 @@ class Ids:
     def __init__(self, sessions=1000):
         self.next, self.room, self.tunnels, self.sessions = itertools.count(1), sessions, set(), set()
 
-    def take_tunnel(self):
+    def take_tunnel(self, peer):
         self.tunnels.add(n := next(self.next))
         return n
 
     def give_tunnel(self, tunnel_id):
         self.tunnels.remove(tunnel_id)
 
-    def take_session(self, tunnel_id):
+    def take_session(self, tunnel_id, peer):
         if len(self.sessions) >= self.room:
             return None
         n = next(self.next)

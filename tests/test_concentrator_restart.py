@@ -36,7 +36,7 @@ def test_goodbye_after_a_crash(tmp_path):
     second.check_empty()
     own = second.core.ids
     own.banks[0].unused = 0
-    assert {own.take_session(1) for _ in slots} <= {slot & 0xFFFF for slot in slots}
+    assert {own.take_session(1, bytes(16)) for _ in slots} <= {slot & 0xFFFF for slot in slots}
 
 
 def test_hellos_that_a_worker_acknowledged(rig, tmp_path):

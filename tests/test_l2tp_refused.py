@@ -195,7 +195,7 @@ def test_no_room_for_a_session(peer):
 
 
 def test_no_room_for_a_tunnel(peer, monkeypatch):
-    monkeypatch.setattr(Ids, "take_tunnel", lambda self: None)
+    monkeypatch.setattr(Ids, "take_tunnel", lambda self, peer: None)
     [stop] = peer.give(datagram(0, 0, 0, 0, *greeting()))
     assert (stop.type, stop.result, len(peer.end)) == (STOPCCN, (2, 4), 0)
     assert peer.end.dial(PATH, 0.0) == 0 and peer.take() == []

@@ -187,7 +187,7 @@ def test_max_sessions_are_a_service_s_own(tmp_path):
     joe, ann = first.call(), second.call("ann", "2")
     rig.run()
     assert first.links[joe][1] and "no resource" in second.downs[ann].reason.text
-    assert rig.core.ids.take_session(5), "there is room for L2TP's"
+    assert rig.core.ids.take_session(5, bytes(16)), "there is room for L2TP's"
 
 
 def test_no_echo_and_the_end_of_tcp(rig):
