@@ -147,7 +147,7 @@ def minutes(length: float) -> str:
 @app.callback(invoke_without_command=True)
 def bench(context: typer.Context,
           full: Annotated[bool, typer.Option("--full", help="Everything, also the loss-free rates; hours.")] = False,
-          protocol: Annotated[str, typer.Option(callback=some(wires.PROTOCOLS), help="Of the tunnels.")] = ",".join(wires.PROTOCOLS),
+          protocol: Annotated[str, typer.Option(callback=some(wires.PROTOCOLS), help="Tunnels.")] = ",".join(wires.DEFAULT.protocols),
           peer: Annotated[str, typer.Option(callback=some(wires.PEERS), help="What runs beside it.")] = "",
           json: Json = None, plot: Plot = None) -> None:
     """Benchmarks, as root: without a command a useful part of all, within eight minutes."""

@@ -37,14 +37,16 @@ def password(number: int) -> str:
     return f"bench secret {number}"
 
 
-def configuration(run_dir: Path, concentrator: dict[str, Any], server: dict[str, Any]) -> dict[str, Any]:
-    """All but the users; the arguments are keys of [concentrator] and of each [server.NAME] that shall be others."""
+def configuration(run_dir: Path, concentrator: dict[str, Any], server: dict[str, Any], pptp: dict[str, Any],
+                  profile: dict[str, Any]) -> dict[str, Any]:
+    """All but the users; the arguments are keys of [concentrator], of each [server.NAME], of [server.pptp] and of the profile that
+    shall be others."""
     both = {"enabled": True, "authentication": ["mschap2", "mschap1", "chap", "pap"], "default-profile": "default", **server}
     return {
         "concentrator": {"interface": "hr0", "workers": 1, "run-dir": str(run_dir), "log": "info", **concentrator},
         "pools": {"clients": POOLS},
-        "profiles": {"default": {"local-address": INSIDE, "remote-address": "clients"}},
-        "server": {"l2tp": both, "pptp": both},
+        "profiles": {"default": {"local-address": INSIDE, "remote-address": "clients", **profile}},
+        "server": {"l2tp": both, "pptp": {**both, **pptp}},
     }
 
 
@@ -59,12 +61,13 @@ class Concentrator:
     """Started and answering once constructed; `stop` ends it and takes its files away."""
 
     def __init__(self, side: Namespace, *, users: int = 1, concentrator: dict[str, Any] | None = None,
-                 server: dict[str, Any] | None = None, environment: dict[str, str] | None = None, cpu: int | None = None) -> None:
+                 server: dict[str, Any] | None = None, pptp: dict[str, Any] | None = None, profile: dict[str, Any] | None = None,
+                 environment: dict[str, str] | None = None, cpu: int | None = None) -> None:
         """`users`: how many may log in (`user`, `password`). `cpu`: where all of it runs unless `environment` pins its parts
         (HEADRACE_FORWARDER_CPUS, HEADRACE_CONTROL_CPUS)."""
         self.folder = scratch()
         self.run_dir, self.file, self.log = self.folder / "run", self.folder / "headrace.toml", self.folder / "log"
-        config = toml(configuration(self.run_dir, concentrator or {}, server or {}))
+        config = toml(configuration(self.run_dir, concentrator or {}, server or {}, pptp or {}, profile or {}))
         self.file.touch(mode=0o600)
         self.file.write_text(config + "[secrets]\n" + "".join(f'{user(n)} = {{password = "{password(n)}"}}\n' for n in range(users)))
         with open(self.log, "wb") as log:

@@ -1,4 +1,5 @@
-"""The far end's control connections: our own LAC dials sessions and keeps them, over any datagram socket.
+"""The far end's control connections: our own client role dials sessions and keeps them. Lac: by L2TP, over any datagram socket;
+pns.py has PPTP's.
 
     datagram -> control message -> L2TP (RFC 2661) -> calls -> PPP client of each -> sessions that are up
              -> data message    -> PPP of its session; user data is not for us
@@ -8,6 +9,7 @@ then `attend` whenever something can be read, or once in a while.
 """
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import select
@@ -15,6 +17,7 @@ import socket
 import struct
 import time
 from random import Random
+from typing import Any
 
 from ..control.address import mapped
 from ..control.l2tp import CallDown, CallOpening, CallUp, Endpoint, Path, Settings, TunnelDown
@@ -53,39 +56,53 @@ class Ids:
 
 
 class Call:
-    """One session: the concentrator's ids, and the PPP client."""
+    """One session: our ids and the concentrator's, tunnel and session, and the PPP client; `number` counts them from 0."""
 
-    def __init__(self, opening: CallOpening, ppp: PPP) -> None:
-        self.header = struct.pack("!HHH", 2, opening.peer_tunnel_id, opening.peer_session_id)
-        self.ids = opening.tunnel_id, opening.session_id
-        self.peer_ids = opening.peer_tunnel_id, opening.peer_session_id
-        self.ppp = ppp
+    def __init__(self, number: int, ids: tuple[int, int], peer_ids: tuple[int, int], ppp: PPP) -> None:
+        self.number, self.ids, self.peer_ids, self.ppp = number, ids, peer_ids, ppp
         self.link: LinkUp | None = None
 
 
-class Lac:
-    """As many tunnels to the concentrator at `peer` as the sessions need. `wire` may be replaced once these are up."""
+class FarEnd:
+    """Sessions to the concentrator at `peer`. `wire` may be replaced once these are up. Who derives from it speaks the tunnel's
+    protocol."""
+    endpoint: Any
 
     def __init__(self, wire: socket.socket, peer: tuple[str, int], link: LinkSettings) -> None:
         self.wire, self.peer, self.settings = wire, peer, link
         self.random = Random(1)
-        self.endpoint = Endpoint(Settings(host_name="bench"), Ids(), os.urandom)
-        host, port = wire.getsockname()[:2]
-        self.path = Path(0, mapped(socket.inet_aton(host)), port, mapped(socket.inet_aton(peer[0])), peer[1])
         self.calls: dict[int, Call] = {}
         self.waiting: dict[int, Call] = {}      # of them those for whom time may matter
         self.up = 0
         self.failure = ""
 
+    def _sources(self) -> list[socket.socket]:
+        """Where something may come from."""
+        return [self.wire]
+
+    def _place(self, number: int) -> None:
+        """Place the call with this number."""
+        raise NotImplementedError
+
+    def _receive(self, data: bytes) -> None:
+        """What came from the wire."""
+        raise NotImplementedError
+
+    def _frame(self, call: Call, protocol: int, packet: bytes) -> bytes:
+        """A PPP packet with the tunnel's header."""
+        raise NotImplementedError
+
+    def _flush(self) -> None:
+        """The endpoint's events first, then what is to be sent (machine.py)."""
+        raise NotImplementedError
+
     def dial(self, sessions: int) -> list[Session]:
         """Have so many sessions up; as the concentrator knows them."""
         last = time.monotonic()
-        tunnel = placed = seen = 0
+        placed = seen = 0
         while self.up < sessions:
             while placed < sessions and placed - self.up < AT_ONCE:
-                if placed % A_TUNNEL == 0:
-                    tunnel = self.endpoint.dial(self.path, time.monotonic())
-                self.endpoint.place_call(tunnel, time.monotonic())
+                self._place(placed)
                 placed += 1
             self.attend(0.05)
             if self.up > seen:
@@ -99,7 +116,7 @@ class Lac:
     def attend(self, timeout: float = 0) -> None:
         """Take what has arrived, waiting that long for it; let time pass, and answer."""
         self._flush()
-        select.select([self.wire], [], [], timeout)
+        select.select(self._sources(), [], [], timeout)
         while True:
             try:
                 data, notes, _, _ = self.wire.recvmsg(LARGEST, 64, socket.MSG_DONTWAIT)
@@ -122,9 +139,63 @@ class Lac:
         self._flush()
 
     def close(self) -> None:
-        """StopCCN, and no wait for its acknowledgment."""
+        """The protocol's goodbye, and no wait for its acknowledgment."""
         self.endpoint.close_all(GOODBYE, time.monotonic())
         self._flush()
+
+    def _opening(self, key: int, ids: tuple[int, int], peer_ids: tuple[int, int]) -> Call:
+        """A call has its ids."""
+        call = Call(len(self.calls), ids, peer_ids, PPP("client", self.settings, self.random))
+        self.calls[key] = self.waiting[key] = call
+        return call
+
+    def _answered(self, key: int) -> None:
+        """A call is up: its link begins."""
+        call = self.calls[key]
+        call.ppp.open(time.monotonic())
+        self._say(call)
+
+    def _link_up(self, call: Call, event: LinkUp) -> None: ...
+
+    def _say(self, call: Call) -> None:
+        """What a link has to say: events first."""
+        for event in call.ppp.events():
+            if isinstance(event, LinkUp):
+                if not call.link:
+                    self.up += 1
+                    self._link_up(call, event)
+                call.link = event
+            elif isinstance(event, LinkDown):
+                self.failure = event.reason.text
+        for protocol, packet in call.ppp.outgoing():
+            self._send(self._frame(call, protocol, packet))
+
+    def _send(self, data: bytes) -> None:
+        """To the concentrator; through a door to the data plane there is only one way."""
+        with contextlib.suppress(BlockingIOError):      # lost, as on a wire
+            if self.wire.family == socket.AF_UNIX:
+                self.wire.send(data)
+            else:
+                self.wire.sendto(data, self.peer)
+
+
+class Lac(FarEnd):
+    """By L2TP, in as many tunnels as the sessions need."""
+
+    def __init__(self, wire: socket.socket, peer: tuple[str, int], link: LinkSettings) -> None:
+        super().__init__(wire, peer, link)
+        self.endpoint = Endpoint(Settings(host_name="bench"), Ids(), os.urandom)
+        self._tunnel = 0
+        host, port = wire.getsockname()[:2]
+        self.path = Path(0, mapped(socket.inet_aton(host)), port, mapped(socket.inet_aton(peer[0])), peer[1])
+
+    def _place(self, number: int) -> None:
+        if number % A_TUNNEL == 0:
+            self._tunnel = self.endpoint.dial(self.path, time.monotonic())
+        self.endpoint.place_call(self._tunnel, time.monotonic())
+
+    def _frame(self, call: Call, protocol: int, packet: bytes) -> bytes:
+        return struct.pack("!HHH", 2, *call.peer_ids) + FF03 + protocol.to_bytes(2, "big") + packet
 
     def _receive(self, data: bytes) -> None:
         now = time.monotonic()
@@ -147,37 +218,12 @@ class Lac:
         self._flush()
 
     def _flush(self) -> None:
-        """Events first, then what is to be sent (machine.py)."""
-        now = time.monotonic()
         for event in self.endpoint.events():
             if isinstance(event, CallOpening):
-                self.calls[event.session_id] = self.waiting[event.session_id] = Call(event, PPP("client", self.settings, self.random))
+                self._opening(event.session_id, (event.tunnel_id, event.session_id), (event.peer_tunnel_id, event.peer_session_id))
             elif isinstance(event, CallUp):
-                call = self.calls[event.session_id]
-                call.ppp.open(now)
-                self._say(call)
+                self._answered(event.session_id)
             elif isinstance(event, (CallDown, TunnelDown)) and event.reason != GOODBYE:
                 self.failure = event.reason.text
         for _, message in self.endpoint.outgoing():
             self._send(message)
-
-    def _say(self, call: Call) -> None:
-        """The same for one link."""
-        for event in call.ppp.events():
-            if isinstance(event, LinkUp):
-                call.link = event
-                self.up += 1
-            elif isinstance(event, LinkDown):
-                self.failure = event.reason.text
-        for protocol, packet in call.ppp.outgoing():
-            self._send(call.header + FF03 + protocol.to_bytes(2, "big") + packet)
-
-    def _send(self, data: bytes) -> None:
-        """To the concentrator; through a door to the data plane there is only one way."""
-        try:
-            if self.wire.family == socket.AF_UNIX:
-                self.wire.send(data)
-            else:
-                self.wire.sendto(data, self.peer)
-        except BlockingIOError:
-            pass                    # lost, as on a wire

@@ -1,9 +1,11 @@
-"""The headers that the benchmarks put in front of an IPv4 packet: the null tunnel's, and L2TP's.
+"""The headers that the benchmarks put in front of an IPv4 packet: the null tunnel's, L2TP's, PPTP's.
 
 null   16 octets, fixed: |0x4002|length|1|session|    sequence     |0xff03|0x0021|
 L2TP   a data message (RFC 2661 section 3.1) with or without its length, and PPP's FF03 0021 (RFC 1661)
+GRE    enhanced GRE (RFC 2637 section 4.1) with S and without A, and PPP's FF03 0021; of an encrypted session FF03 00FD,
+       MPPE's header (RFC 3078 section 3), and 0021, which is encrypted already
 
-Both are a template of at most 16 octets that ends where the inner packet begins.
+Each is a template of at most ROOM octets that ends where the inner packet begins.
 """
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
@@ -11,40 +13,48 @@ from libc.string cimport memcpy, memset
 from ..fastpath.bytes cimport load16, store16, store32
 
 cdef enum:
-    ROOM = 16               # a header ends here, and may begin later
+    ROOM = 32               # a header ends here, and may begin later
     FRAMING_NULL = 0
     FRAMING_L2TP = 1
     FRAMING_BARE = 2        # no outer header: an inner socket, or a TUN
+    FRAMING_GRE = 3         # what comes in has an IPv4 header in front, as a raw socket gives it
+    SEAL = 4                # MPPE's header and the protocol number behind it
     PUNT = -1
+    QUIET = -2              # an acknowledgment
     BAD = 0
 
 cdef struct Framing:
     int kind
     int size                # of the header
     int length_at           # in the template, or 0
-    uint8_t template[16]
+    int counted             # octets of the header that the length counts
+    int sequence_at         # in the template, or 0
+    bint sealed             # the inner packet is encrypted, from SEAL - 2 octets before it on
+    uint8_t template[ROOM]
     uint16_t tunnel         # what the peer must put into the packets that it sends us; 0: any
     uint16_t session
     uint32_t sequence
 
 
 cdef inline void frame_null(Framing* f, uint16_t session) noexcept nogil:
+    cdef uint8_t* p = f.template + ROOM - 16
     memset(f, 0, sizeof(Framing))
     f.kind = FRAMING_NULL
-    f.size = 16
-    f.length_at = 2
-    store16(f.template, 0x4002)
-    store16(f.template + 4, 1)
-    store16(f.template + 6, session)
-    store16(f.template + 12, 0xff03)
-    store16(f.template + 14, 0x0021)
+    f.size = f.counted = 16
+    f.length_at = ROOM - 14
+    f.sequence_at = ROOM - 8
+    store16(p, 0x4002)
+    store16(p + 4, 1)
+    store16(p + 6, session)
+    store16(p + 12, 0xff03)
+    store16(p + 14, 0x0021)
 
 
 cdef inline void frame_l2tp(Framing* f, bint length, uint16_t tunnel, uint16_t session) noexcept nogil:
     """Ids are the receiver's (RFC 2661 section 3.1)."""
     memset(f, 0, sizeof(Framing))
     f.kind = FRAMING_L2TP
-    f.size = 12 if length else 10
+    f.size = f.counted = 12 if length else 10
     cdef uint8_t* p = f.template + ROOM - f.size
     store16(p, 0x4002 if length else 0x0002)
     if length:
@@ -56,26 +66,85 @@ cdef inline void frame_l2tp(Framing* f, bint length, uint16_t tunnel, uint16_t s
     store16(p + 8, 0x0021)
 
 
+cdef inline void frame_gre(Framing* f, uint16_t call, uint32_t sequence, bint sealed) noexcept nogil:
+    """`call` is the receiver's id."""
+    memset(f, 0, sizeof(Framing))
+    f.kind = FRAMING_GRE
+    f.sealed = sealed
+    f.size = 16 + (SEAL if sealed else 0)
+    f.counted = f.size - 12
+    cdef uint8_t* p = f.template + ROOM - f.size
+    f.length_at = ROOM - f.size + 4
+    f.sequence_at = ROOM - f.size + 8
+    f.sequence = sequence
+    store16(p, 0x3001)
+    store16(p + 2, 0x880B)
+    store16(p + 6, call)
+    store16(p + 12, 0xff03)
+    store16(p + 14, 0x00fd if sealed else 0x0021)
+    if sealed:
+        store16(p + 18, 0x0021)
+
+
 cdef inline void push_frame(Framing* f, uint8_t* room, int n) noexcept nogil:
     """The header for n octets of IP into the ROOM octets before them."""
     memcpy(room, f.template, ROOM)
     if f.length_at:
-        # L2TP's length counts PPP, the null tunnel's all there is: the same number
-        store16(room + f.length_at, <uint16_t>(n + f.size))
-    if f.kind == FRAMING_NULL:
-        store32(room + 8, f.sequence)
+        store16(room + f.length_at, <uint16_t>(n + f.counted))
+    if f.sequence_at:
+        store32(room + f.sequence_at, f.sequence)
         f.sequence += 1
+
+
+cdef inline int pull_ppp(const uint8_t* p, int at, int n, uint16_t wanted) noexcept nogil:
+    """Behind PPP's header, when it is of this protocol; PUNT for another one, or BAD."""
+    if n >= at + 2 and p[at] == 0xff and p[at + 1] == 0x03:
+        at += 2
+    if n < at + 2:
+        return BAD
+    if p[at] == wanted:                             # PFC (RFC 1661 section 6.5)
+        return at + 1
+    return at + 2 if p[at] == 0 and p[at + 1] == wanted else PUNT
+
+
+cdef inline int pull_gre(const Framing* f, const uint8_t* p, int* n) noexcept nogil:
+    """As pull_frame; of a sealed packet the offset of MPPE's header."""
+    cdef int at, flags, length
+    if n[0] < 28:
+        return BAD
+    at = (p[0] & 15) * 4
+    if n[0] < at + 8:
+        return BAD
+    flags = load16(p + at)
+    if flags & ~0x1080 != 0x2001 or load16(p + at + 2) != 0x880B or (f.session and load16(p + at + 6) != f.session):
+        return BAD
+    if not flags & 0x1000:
+        return QUIET
+    length = load16(p + at + 4)
+    at += 16 if flags & 0x0080 else 12
+    if length > n[0] - at:
+        return BAD
+    n[0] = at + length
+    at = pull_ppp(p, at, n[0], 0xfd if f.sealed else 0x21)
+    if at <= 0:
+        return at
+    if n[0] < at + 20:
+        return BAD
+    n[0] -= at
+    return at
 
 
 cdef inline int pull_frame(const Framing* f, const uint8_t* p, int* n) noexcept nogil:
     """The offset of the IP packet in the *n octets at p (and *n becomes its length), PUNT for what is not
-    this session's IP, or BAD."""
+    this session's IP, QUIET for what carries nothing, or BAD."""
     cdef int at, flags, offset
     if f.kind == FRAMING_NULL:
         if n[0] < 36 or p[0] != 0x40:
             return BAD
         n[0] -= 16
         return 16
+    if f.kind == FRAMING_GRE:
+        return pull_gre(f, p, n)
     if n[0] < 6:
         return BAD
     flags = load16(p)
@@ -101,16 +170,9 @@ cdef inline int pull_frame(const Framing* f, const uint8_t* p, int* n) noexcept 
             return BAD
         offset = load16(p + at)
         at += 2 + offset
-    if n[0] >= at + 2 and p[at] == 0xff and p[at + 1] == 0x03:
-        at += 2
-    if n[0] < at + 2:
-        return BAD
-    if p[at] == 0x21:                               # PFC (RFC 1661 section 6.5)
-        at += 1
-    elif p[at] == 0 and p[at + 1] == 0x21:
-        at += 2
-    else:
-        return PUNT
+    at = pull_ppp(p, at, n[0], 0x21)
+    if at <= 0:
+        return at
     if n[0] < at + 20:
         return BAD
     n[0] -= at

@@ -1,23 +1,28 @@
 """The packet generator: inner UDP over IPv4 of one size or a mix, for many sessions and flows, paced or flat out.
 
-    up      framed (framing.pxd), up to 64 to an outer send by UDP_SEGMENT, into the forwarder's UDP port
+    up      framed (framing.pxd), up to 64 to an outer send by UDP_SEGMENT, into the forwarder's UDP port; or behind a `link` header,
+            a frame each, by a packet socket on the wire
     down    bare, by a packet socket into the forwarder's TUN; one super-packet of a flow where they shall coalesce
 
 A *stream* is one flow of one session: number session * flows + flow, with sequence numbers of its own (payload.pxd).
 Coalescible packets come in runs of one stream; of the others, each is of another stream than the one before it, and
 they still share an outer send, so that what the forwarder pays is the lack of runs and not the lack of batches. Sizes come
-in their order, over and over; only neighbours of one size share a send.
+in their order, over and over; only neighbours of one size share a send. Where the framing has numbers that must go on from one run
+to the next, or keys, `ends` has them.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from ..fastpath.bytes cimport store16
+from ..fastpath.mppe cimport Ciphers, free_ciphers, mppe_encrypt, mppe_run, new_ciphers
 from ..fastpath.sys cimport (
     CLOCK_MONOTONIC, CMSG_DATA, CMSG_LEN, CMSG_SPACE, EAGAIN, EINTR, ENOBUFS, MSG_DONTWAIT, SOL_UDP, UDP_SEGMENT,
     VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_UDP_L4, cmsghdr, errno, iovec, mmsghdr, pause, sendmmsg, timespec, virtio_net_hdr,
 )
-from .framing cimport FRAMING_BARE, ROOM, Framing, frame_l2tp, frame_null, push_frame
+from .ends cimport Ends
+from .frames cimport ETHERNET, IPV4, LINK, put_ip
+from .framing cimport FRAMING_BARE, ROOM, SEAL, Framing, frame_gre, frame_l2tp, frame_null, push_frame
 from .offload cimport SEGMENTS, SUPER, fold, pseudo, put_sum, sum_header, sum_ip
 from .payload cimport INNER, MARK, STAMP, Stamp, clock
 
@@ -37,7 +42,6 @@ cdef enum:
     NAP = 30000             # ns: a wait that is longer gives the core away
     SIZES = 64
     MESSAGE = 66048         # room for the longest
-    HEAD = ROOM + INNER
     WHOLE = 61999           # octets of a super-packet that every TUN here takes: a longer one is dropped before it
 
 
@@ -56,7 +60,7 @@ cdef inline void nap(int64_t ns) noexcept nogil:
 
 
 cdef struct Stream:
-    uint8_t head[44]        # ROOM for the framing, IPv4, UDP; lengths and checksums are zero
+    uint8_t head[INNER]     # IPv4, UDP; lengths and checksums are zero
     uint32_t ip_sum, sum    # of the IPv4 header, but for its length; for UDP, but for lengths and stamp
     uint64_t sequence
     uint32_t framing        # index of its session
@@ -76,24 +80,41 @@ cdef class Generator:
     cdef mmsghdr sends[MESSAGES]
     cdef iovec iov[MESSAGES]
     cdef uint8_t notes[MESSAGES][32]
+    cdef uint8_t link[LINK]
+    cdef int link_size
+    cdef uint64_t link_sum
+    cdef uint16_t id
+    cdef Ends ends
+    cdef Ciphers* ciphers
     cdef readonly uint64_t sent, refused
 
     def __cinit__(self, int fd, str framing, sessions, str other, *, peer=None, int flows=1, size=64, bint coalescible=True,
-                  int burst=SEGMENTS, double rate=0, bint length=False, int port=9):
-        """`framing` is null, l2tp, or bare for a packet socket (port.py) on the TUN; `sessions` are (tunnel, session, address)
+                  int burst=SEGMENTS, double rate=0, bint length=False, int port=9, bytes link=b"", Ends ends=None):
+        """`framing` is null, l2tp, gre, or bare for a packet socket (port.py) on the TUN; `sessions` are (tunnel, session, address)
         as the forwarder knows them, `other` the inner address that they talk to: packets go from the sessions to it,
         or with bare from it to them. `size`: octets of an inner packet, or several that come in turn. `rate` is packets a second,
-        0 flat out."""
+        0 flat out. `link`: Ethernet's header, and IPv4's without lengths, in front of each; `fd` is a packet socket then. `ends` are
+        the sessions of gre, in their order."""
         cdef int i, j
         cdef Stream* s
         cdef uint8_t* ip
-        kinds = {"null": 0, "l2tp": 1, "bare": 2}
+        kinds = {"null": 0, "l2tp": 1, "bare": 2, "gre": 3}
         sizes = [size] if isinstance(size, int) else list(size)
         if (framing not in kinds or not sessions or flows < 1 or burst < 1 or not 1 <= len(sizes) <= SIZES
                 or not INNER + STAMP <= min(sizes) <= max(sizes) <= 9000):
             raise ValueError("a generator needs a framing, sessions, flows, and up to 64 sizes from 52 to 9000")
+        if framing == "gre" and (ends is None or ends.count != len(sessions)):
+            raise ValueError("a generator of gre needs an end for each session")
+        if len(link) not in (0, ETHERNET, LINK):
+            raise ValueError("a link header is Ethernet's, and IPv4's or none")
         self.fd, self.kind, self.coalescible, self.rate = fd, kinds[framing], coalescible, rate
         self.n_streams, self.n_sizes, self.burst = len(sessions) * flows, len(sizes), min(burst, SEGMENTS)
+        self.link_size, self.ends = len(link), ends
+        for i in range(len(link)):
+            self.link[i] = link[i]
+        self.link_sum = sum_header(0, self.link + ETHERNET, IPV4) if self.link_size == LINK else 0
+        if ends is not None and ends.sealed:
+            self.ciphers = new_ciphers()
         for i in range(len(sizes)):
             self.sizes[i] = sizes[i]
         self.streams = <Stream*>calloc(self.n_streams, sizeof(Stream))
@@ -107,12 +128,14 @@ cdef class Generator:
                 frame_null(&self.framings[i], session)
             elif self.kind == 1:
                 frame_l2tp(&self.framings[i], length, tunnel, session)
+            elif self.kind == 3:
+                frame_gre(&self.framings[i], session, ends.at[i].sequence, ends.sealed)
             near = sockets.inet_aton(address)
             pair = far + near if self.kind == FRAMING_BARE else near + far
             for j in range(flows):
                 s = &self.streams[i * flows + j]
                 s.framing = i
-                ip = s.head + ROOM
+                ip = s.head
                 head = b"\x45\0\0\0\0\0\x40\0\x40\x11\0\0" + pair
                 head += (10000 + j % 50000).to_bytes(2, "big") + (port + j // 50000).to_bytes(2, "big")
                 for k in range(len(head)):
@@ -130,6 +153,8 @@ cdef class Generator:
         free(self.streams)
         free(self.framings)
         free(self.memory)
+        if self.ciphers:
+            free_ciphers(self.ciphers)
 
     def aim(self, peer):
         """Send to this (address, port), or octets of an address."""
@@ -160,6 +185,9 @@ cdef class Generator:
                         nap(left - NAP)
                     else:
                         pause()
+        if self.kind == 3:
+            for i in range(self.ends.count):
+                self.ends.at[i].sequence = self.framings[i].sequence
         return self.sent - before
 
     def stop(self):
@@ -183,7 +211,7 @@ cdef class Generator:
 
     cdef void packet(self, Stream* s, uint8_t* ip, int size, int64_t now) noexcept nogil:
         """One inner packet of size octets; what lies behind the stamp is zero already."""
-        memcpy(ip, s.head + ROOM, INNER)
+        memcpy(ip, s.head, INNER)
         store16(ip + 2, <uint16_t>size)
         put_sum(ip + 10, <uint64_t>s.ip_sum + load_word(ip + 2))
         store16(ip + 24, <uint16_t>(size - 20))
@@ -196,7 +224,7 @@ cdef class Generator:
     cdef int alike(self, int most, bint one) noexcept nogil:
         """How many of the next packets may share a send: of one size, at most `most` unless that is 0. They are taken."""
         cdef int size = self.sizes[self.at], n = 0
-        cdef int limit = (WHOLE - INNER) // (size - INNER) if self.kind == FRAMING_BARE else SUPER // (size + ROOM)
+        cdef int limit = (WHOLE - INNER) // (size - INNER) if self.kind == FRAMING_BARE else SUPER // (size + 16)
         if limit > self.burst:
             limit = self.burst
         if most and most < limit:
@@ -212,7 +240,7 @@ cdef class Generator:
 
     cdef int framed(self, int m, int most, int64_t now) noexcept nogil:
         """Message m: one outer send of as many packets as a burst has. Their number."""
-        cdef int size = self.sizes[self.at], n = self.alike(most, False), i, step = 0
+        cdef int size = self.sizes[self.at], n = self.alike(most, self.link_size > 0), i, step = 0
         cdef uint8_t room[ROOM]
         cdef uint8_t* p = self.memory + <size_t>m * MESSAGE
         cdef Stream* s = self.choose()
@@ -223,13 +251,22 @@ cdef class Generator:
             if i and not self.coalescible:
                 s = self.choose()
             f = &self.framings[s.framing]
+            if self.link_size:
+                memcpy(p, self.link, self.link_size)
+                if self.link_size == LINK:
+                    put_ip(p + ETHERNET, self.link_sum, IPV4 + f.size + size, self.id)
+                    self.id += 1
+                p += self.link_size
             push_frame(f, room, size)
             memcpy(p, room + ROOM - f.size, f.size)
             self.packet(s, p + f.size, size, now)
-            if self.n_sizes > 1:
-                memset(p + f.size + INNER + STAMP, 0, size - INNER - STAMP)     # a packet of another size was here
-            step = f.size + size
-            p += step
+            if self.n_sizes > 1 or f.sealed:
+                memset(p + f.size + INNER + STAMP, 0, size - INNER - STAMP)     # a packet of another size was here, or a sealed one
+            if f.sealed:
+                store16(p + f.size - SEAL, <uint16_t>mppe_encrypt(self.ciphers, &self.ends.at[s.framing].sending, NULL,
+                                                                  p + f.size - 2, 2 + size, 2 + size))
+            p += f.size + size
+            step = self.link_size + f.size + size       # with a link header there is one packet
         self.iov[m].iov_len = n * step
         self.sends[m].msg_hdr.msg_control = NULL
         self.sends[m].msg_hdr.msg_controllen = 0
@@ -286,6 +323,8 @@ cdef class Generator:
             count[m] = self.bare(m, n, now) if self.kind == FRAMING_BARE else self.framed(m, n, now)
             total += count[m]
             m += 1
+        if self.ciphers:
+            mppe_run(self.ciphers)
         while i < m and not self.stopped:
             n = sendmmsg(self.fd, self.sends + i, m - i, MSG_DONTWAIT)
             if n > 0:

@@ -1,6 +1,8 @@
 """headrace as a subject: `headrace serve` in the lab's host, one worker on the forwarder's core, all else on the other."""
 from __future__ import annotations
 
+from typing import Any
+
 from .concentrator import Concentrator
 from .lab import FORWARDER, OTHERS, Lab
 from .lns import Lns
@@ -15,11 +17,15 @@ class Headrace(Lns):
         super().__init__(lab, workers)
         self.concentrator: Concentrator | None = None
 
-    def start(self) -> None:
+    def settings(self) -> dict[str, Any]:
+        """What is not as concentrator.py has it, by what it is of."""
         # Nobody answers echoes while the sink has the far end's socket, hence the long keepalive.
+        return {"concentrator": {"offload": self.offload, "spin": "0s", "log": "warning", "workers": self.workers},
+                "server": {"max-mtu": MTU, "max-mru": MTU, "keepalive-timeout": "1h"}}
+
+    def start(self) -> None:
         self.concentrator = Concentrator(
-            self.lab.host, cpu=OTHERS, concentrator={"offload": self.offload, "spin": "0s", "log": "warning", "workers": self.workers},
-            server={"max-mtu": MTU, "max-mru": MTU, "keepalive-timeout": "1h"},
+            self.lab.host, cpu=OTHERS, **self.settings(),
             environment={"HEADRACE_FORWARDER_CPUS": ",".join(map(str, (FORWARDER, OTHERS)[:self.workers])),
                          "HEADRACE_CONTROL_CPUS": str(OTHERS)})
         self._pids = self.concentrator.pids()

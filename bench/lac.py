@@ -1,4 +1,4 @@
-"""The far end of one L2TP session at the null tunnel's cost, so that iperf3 can run through headrace.
+"""The far end of one L2TP or PPTP session at the null tunnel's cost, so that iperf3 can run through headrace.
 
 Who sets the session up (control/l2tp.py and control/ppp.py, driven over `wire` as long as this does not
 run) hands over the socket and the ids; from then on the control connection goes through `control`:
@@ -13,23 +13,31 @@ import os
 import socket
 import threading
 
+from .ends import Ends
 from .null import arguments, serve
 from .port import merge, open_tun, open_udp
 from .tunnel import Tunnel
 
 
 class DataPlane:
-    """One session between a TUN and a UDP socket, in a thread that holds no GIL."""
+    """One session between a TUN and a UDP socket, or a raw one of GRE, in a thread that holds no GIL."""
 
     def __init__(self, tun: int, wire: socket.socket, peer: tuple[str, int] | None, ids: tuple[int, int], peer_ids: tuple[int, int],
-                 length: bool = False, cpu: int = -1, spin_us: int = 0) -> None:
-        """`ids` are ours (tunnel, session), `peer_ids` the concentrator's; peer is None when `wire` is connected."""
+                 length: bool = False, cpu: int = -1, spin_us: int = 0, ends: Ends | None = None,
+                 frames: tuple[socket.socket, bytes] | None = None) -> None:
+        """`ids` are ours (tunnel, session), `peer_ids` the concentrator's; peer is None when `wire` is connected. Of PPTP, `ends` of
+        one session; `frames`: a packet socket with a ring, and a link header, to send by."""
         self.control, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-        self._kept = (wire, inside)
+        self._kept = (wire, inside, frames)
         self._cpu = cpu
-        merge(wire)
         self._tunnel = Tunnel(tun, wire.fileno(), peer, inside.fileno(), spin_us)
-        self._tunnel.l2tp(ids[0], ids[1], peer_ids[0], peer_ids[1], length)
+        if ends:
+            self._tunnel.gre(ids[1], peer_ids[1], ends)
+        else:
+            merge(wire)
+            self._tunnel.l2tp(ids[0], ids[1], peer_ids[0], peer_ids[1], length)
+        if frames:
+            self._tunnel.frames(frames[0].fileno(), frames[1])
         self._thread = threading.Thread(target=self._run, name="lac")
 
     def start(self) -> None:

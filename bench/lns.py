@@ -1,6 +1,6 @@
-"""An L2TP network server as a subject: whichever it is, its peer is our own LAC (dial.py).
+"""A server of tunnels as a subject: whichever it is, its peer is our own client role. Of L2TP that is dial.py's LAC.
 
-For TCP the LAC's data plane is the null tunnel's with L2TP's header (lac.py), so that what differs between the two sides of
+For TCP the client's data plane is the null tunnel's with L2TP's header (lac.py), so that what differs between the two sides of
 a ratio is the forwarder alone.
 """
 from __future__ import annotations
@@ -9,9 +9,10 @@ import os
 import socket
 import threading
 
-from ..control.ppp import LinkSettings
+from ..control.link import LinkSettings
+from ..control.mppe import IN_CLEAR
 from .concentrator import password, user
-from .dial import Lac
+from .dial import Call, FarEnd, Lac
 from .lab import FORWARDER, HOST, OTHERS, PEER, Lab, LabError
 from .lac import DataPlane
 from .port import merge, open_tun
@@ -25,26 +26,36 @@ class Lns(Subject):
     interface = ""                  # the server's TUN
     whole = True                    # it takes super-packets
     authentication = "mschap2"
+    encryption = IN_CLEAR
 
     def __init__(self, lab: Lab, workers: int = 1) -> None:
         super().__init__(lab, workers)
-        self._lac: Lac | None = None
+        self._lac: FarEnd | None = None
         self._plane: DataPlane | None = None
         self._ended = threading.Event()
 
-    def _dial(self, sessions: int) -> Lac:
+    def _connect(self, link: LinkSettings) -> FarEnd:
+        """Our end, in lab.peer."""
+        wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        wire.bind((PEER, PORT))
+        merge(wire)
+        return Lac(wire, (HOST, PORT), link)
+
+    def _carry(self, lac: FarEnd, call: Call) -> DataPlane:
+        """Its data plane."""
+        return DataPlane(self._tun, lac.wire, lac.peer, call.ids, call.peer_ids, cpu=OTHERS)
+
+    def _dial(self, sessions: int) -> FarEnd:
+        link = LinkSettings(mru=MTU, mtu=MTU, authentication=(self.authentication,), user=user(0), password=password(0),
+                            encryption=self.encryption)
         with self.lab.peer.entered():
-            wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-            wire.bind((PEER, PORT))
-        link = LinkSettings(mru=MTU, mtu=MTU, authentication=(self.authentication,), user=user(0), password=password(0))
-        self._lac = Lac(wire, (HOST, PORT), link)
+            self._lac = self._connect(link)
         here = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {FORWARDER, OTHERS})        # the forwarder has nothing to do yet
         try:
             self._sessions = self._lac.dial(sessions)
         finally:
             os.sched_setaffinity(0, here)
-        merge(wire)
         return self._lac
 
     def dial(self) -> str:
@@ -53,7 +64,7 @@ class Lns(Subject):
         with self.lab.peer.entered():
             self._tun = open_tun("lt0")
         self.lab.peer.configure("lt0", f"{self._sessions[0].address}/16", MTU, GSO_MAX_SIZE)
-        self._plane = DataPlane(self._tun, lac.wire, lac.peer, call.ids, call.peer_ids, cpu=OTHERS)
+        self._plane = self._carry(lac, call)
         self._wire, lac.wire = lac.wire, self._plane.control
         self._plane.start()
         self._keeper = threading.Thread(target=self._keep, name="keeper")

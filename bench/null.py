@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 
-from .port import address, open_tun, open_udp
+from .ends import Ends
+from .port import address, gre_link, open_frames, open_gre, open_tun, open_udp, station
 from .tunnel import Tunnel
 
 
@@ -43,9 +44,21 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    a = arguments(__doc__).parse_args()
-    wire = open_udp(a.local)
-    serve(Tunnel(open_tun(a.tun), wire.fileno(), a.peer, spin_us=a.spin), a.cpu)
+    p = arguments(__doc__)
+    p.add_argument("--gre", action="store_true", help="over GRE as PPTP has it, between the same two addresses, and not over UDP")
+    p.add_argument("--frames", metavar="MAC", type=bytes.fromhex, help="with --gre: send frames to this station, from a ring")
+    a = p.parse_args()
+    if not a.gre:
+        wire = open_udp(a.local)
+        serve(Tunnel(open_tun(a.tun), wire.fileno(), a.peer, spin_us=a.spin), a.cpu)
+        return
+    wire = open_gre(a.local[0], a.peer[0])
+    tunnel = Tunnel(open_tun(a.tun), wire.fileno(), spin_us=a.spin)
+    tunnel.gre(0, 1, Ends(1))
+    if a.frames:
+        out = open_frames("wire")
+        tunnel.frames(out.fileno(), gre_link(station("wire"), a.frames, a.local[0], a.peer[0]))
+    serve(tunnel, a.cpu)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Where packets enter and leave: a TUN with its offloads, a UDP socket with GRO."""
+"""Where packets enter and leave: a TUN with its offloads, a UDP socket with GRO, a raw one of GRE, frames."""
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import socket
@@ -12,7 +13,13 @@ IFF_TUN, IFF_NO_PI, IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
 CSUM, TSO4, USO4, USO6 = 0x01, 0x02, 0x20, 0x40
 SOL_UDP, UDP_GRO = 17, 104
 SOL_PACKET, PACKET_VNET_HDR, PACKET_QDISC_BYPASS, ETH_P_IP = 263, 15, 20, 0x0800
+PACKET_VERSION, PACKET_TX_RING, PACKET_LOSS, TPACKET_V2 = 10, 13, 14, 1
+SIOCGIFHWADDR, SO_ATTACH_FILTER, GRE = 0x8927, 26, 47
 BUFFER = 4 << 20
+FRAME, FRAMES, BLOCK = 2048, 2048, 1 << 18      # of a ring: frames.pxd has the first two
+# What the raw socket of a far end may hold: the slots of a forwarder's ring are free when frames arrive there, but are read later, and
+# fewer must wait than a ring has.
+FAR_BUFFER = 512 << 10
 
 
 def open_tun(name: str) -> int:
@@ -47,6 +54,55 @@ def open_packet(interface: str, whole: bool = True) -> tuple[socket.socket, byte
     s.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, int(whole))
     s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
     return s, packet_address(interface)
+
+
+class Gre(socket.socket):
+    """A raw socket of GRE. Beside it one that takes nothing: or the kernel answers, while the queue is full, that nobody is here."""
+
+    def __init__(self) -> None:
+        super().__init__(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, GRE)
+        self._mute = socket.socket(socket.AF_INET, socket.SOCK_RAW, GRE)
+        nothing = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))      # classic BPF: return 0
+        self._mute.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(nothing)))
+
+    def close(self) -> None:
+        super().close()
+        self._mute.close()
+
+
+def open_gre(local: str, peer: str, room: int = BUFFER) -> socket.socket:
+    """A raw socket of protocol 47 between two addresses; what it gives begins with an IPv4 header."""
+    s = Gre()
+    s.setsockopt(socket.SOL_SOCKET, 33, room)               # SO_RCVBUFFORCE
+    s.setsockopt(socket.SOL_SOCKET, 32, BUFFER)             # SO_SNDBUFFORCE
+    s.bind((local, 0))
+    s.connect((peer, 0))
+    return s
+
+
+def open_frames(interface: str, ring: bool = True) -> socket.socket:
+    """A packet socket that sends whole frames past the queueing discipline, from a ring (frames.pxd), and receives none."""
+    s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+    s.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
+    s.setsockopt(socket.SOL_SOCKET, 32, BUFFER)
+    if ring:
+        s.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
+        s.setsockopt(SOL_PACKET, PACKET_LOSS, 1)
+        s.setsockopt(SOL_PACKET, PACKET_TX_RING, struct.pack("IIII", BLOCK, FRAMES * FRAME // BLOCK, FRAME, FRAMES))
+    s.bind((interface, 0))
+    return s
+
+
+def station(interface: str) -> bytes:
+    """Its MAC address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        return fcntl.ioctl(s, SIOCGIFHWADDR, struct.pack("16s16x", interface.encode()))[18:24]
+
+
+def gre_link(here: bytes, there: bytes, local: str, peer: str) -> bytes:
+    """Ethernet's and IPv4's header of GRE between two stations; lengths and checksum are for who sends a packet."""
+    return (there + here + ETH_P_IP.to_bytes(2, "big") + struct.pack("!BBHHHBBH", 0x45, 0, 0, 0, 0, 64, GRE, 0)
+            + socket.inet_aton(local) + socket.inet_aton(peer))
 
 
 def packet_address(interface: str) -> bytes:

@@ -1,7 +1,7 @@
 """Where the generator's packets end: loss, reordering, duplication and latency by what payload.pxd stamped.
 
 The socket is an inner one (bare: a UDP socket that the kernel hands the payload), or the outer one of the
-tunnel's far end (null, l2tp). What is no stamped packet, of a stream that is not known, or stamped before this
+tunnel's far end (null, l2tp; gre: a raw one). Of encrypted packets no more is read than a stamp needs. What is no stamped packet, of a stream that is not known, or stamped before this
 run is `other`. What came is known exactly of the last WINDOW sequence numbers of a stream: older ones may be
 late or duplicates; they are `stale`, and stay missing.
 """
@@ -9,10 +9,13 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from ..fastpath.bytes cimport load16
+from ..fastpath.mppe cimport Ciphers, free_ciphers, mppe_decrypt, mppe_run, new_ciphers, refill
 from ..fastpath.sys cimport (
     CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, MSG_DONTWAIT, SOL_UDP, UDP_GRO, cmsghdr, iovec, mmsghdr, msghdr, read, recvmmsg,
 )
-from .framing cimport FRAMING_BARE, Framing, frame_null, pull_frame
+from .ends cimport Ends
+from .framing cimport FRAMING_BARE, SEAL, Framing, frame_null, pull_frame
 from .payload cimport INNER, MARK, STAMP, Stamp, clock
 
 cdef extern from "<poll.h>" nogil:
@@ -23,7 +26,7 @@ cdef extern from "<poll.h>" nogil:
     int POLLIN
 
 cdef enum:
-    BUFFERS = 16
+    BUFFERS = 64
     BUFFER = 65536
     BUCKETS = 512           # of latency: eight to a power of two
     PATIENCE = 20           # ms after which `stop` is noticed
@@ -74,16 +77,20 @@ cdef class Sink:
     cdef Counts counts
     cdef uint64_t latency[BUCKETS]
     cdef int64_t since
+    cdef Ends ends
+    cdef Ciphers* ciphers
 
-    def __cinit__(self, int fd, str framing, int streams, int64_t since=0):
-        """`since`: CLOCK_MONOTONIC in ns of the run's beginning."""
+    def __cinit__(self, int fd, str framing, int streams, int64_t since=0, Ends ends=None):
+        """`since`: CLOCK_MONOTONIC in ns of the run's beginning. `ends`: the sessions, where they are encrypted."""
         cdef int i
-        kinds = {"null": 0, "l2tp": 1, "bare": 2}
+        kinds = {"null": 0, "l2tp": 1, "bare": 2, "gre": 3}
         if framing not in kinds or streams < 1:
             raise ValueError("a sink needs a framing and streams")
         self.fd, self.n_streams, self.since = fd, streams, since
         frame_null(&self.framing, 0)
         self.framing.kind = kinds[framing]
+        if ends is not None and ends.sealed:
+            self.ends, self.framing.sealed, self.ciphers = ends, True, new_ciphers()
         self.seen = <Seen*>calloc(streams, sizeof(Seen))
         self.memory = <uint8_t*>calloc(BUFFERS, BUFFER)
         if not self.seen or not self.memory:
@@ -98,6 +105,8 @@ cdef class Sink:
     def __dealloc__(self):
         free(self.seen)
         free(self.memory)
+        if self.ciphers:
+            free_ciphers(self.ciphers)
 
     def run(self):
         """Without the GIL. After `stop` what has arrived already is still counted."""
@@ -145,6 +154,9 @@ cdef class Sink:
         if r <= 0:
             return 0
         now = clock()
+        if self.ciphers:
+            refill(self.ciphers)
+            self.unseal(r)
         for i in range(r):
             n = self.receives[i].msg_len
             size = n
@@ -160,6 +172,21 @@ cdef class Sink:
                 at += size
         return 1
 
+    cdef void unseal(self, int r) noexcept nogil:
+        """Decrypt as much of each packet as `count` reads, all of them side by side; what cannot be is made unreadable."""
+        cdef int i, n, at, number
+        cdef uint8_t* p
+        for i in range(r):
+            p = self.memory + <size_t>i * BUFFER
+            n = self.receives[i].msg_len
+            at = pull_frame(&self.framing, p, &n)
+            if at <= 0 or n < SEAL + INNER + STAMP:
+                continue
+            number = self.ends.numbers[load16(p + (p[0] & 15) * 4 + 6)]
+            if number < 0 or mppe_decrypt(self.ciphers, &self.ends.at[number].receiving, p + at, SEAL + INNER + STAMP):
+                p[at + SEAL] = 0
+        mppe_run(self.ciphers)
+
     cdef void count(self, uint8_t* p, int n, int64_t now) noexcept nogil:
         cdef Stamp stamp
         cdef Seen* s
@@ -167,6 +194,9 @@ cdef class Sink:
         cdef int at
         if self.framing.kind != FRAMING_BARE:
             at = pull_frame(&self.framing, p, &n)
+            if self.framing.sealed and at > 0:
+                at += SEAL
+                n -= SEAL
             if at <= 0 or n < INNER or p[at] != 0x45:
                 self.counts.other += 1
                 return

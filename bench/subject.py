@@ -12,6 +12,7 @@ import subprocess
 import sys
 from typing import NamedTuple
 
+from .ends import Ends
 from .lab import FORWARDER, HOST, OTHERS, PEER, Lab, LabError, Namespace
 from .port import open_udp
 
@@ -37,6 +38,9 @@ class Far(NamedTuple):
     interface: str              # the forwarder's TUN
     whole: bool = True          # which takes super-packets
     inside: str = ""            # the peer's own TUN, where the framing is bare: `wire` is a socket behind it then
+    out: socket.socket | None = None    # where frames leave by a packet socket: that, and the link header in front of each
+    link: bytes = b""
+    ends: Ends | None = None    # of the sessions, in their order, where packets are numbered
 
 
 class Packets(NamedTuple):
@@ -100,12 +104,16 @@ class Null(Subject):
     _wire: socket.socket | None = None
     _peer: subprocess.Popen[str] | None = None
 
+    def _options(self, there: Namespace) -> list[str]:
+        """Of a null tunnel whose other end is there (null.py)."""
+        return []
+
     def start(self) -> None:
-        self._forwarder = tunnel(self.lab.host, "nt0", HOST, PEER, self.PORT, FORWARDER)
+        self._forwarder = tunnel(self.lab.host, "nt0", HOST, PEER, self.PORT, FORWARDER, *self._options(self.lab.peer))
         self.lab.host.configure("nt0", f"{INSIDE}/16", MTU, GSO_MAX_SIZE)
 
     def dial(self) -> str:
-        self._peer = tunnel(self.lab.peer, "nt1", PEER, HOST, self.PORT, OTHERS)
+        self._peer = tunnel(self.lab.peer, "nt1", PEER, HOST, self.PORT, OTHERS, *self._options(self.lab.host))
         self.lab.peer.configure("nt1", f"{session_address(0)}/16", MTU, GSO_MAX_SIZE)
         return session_address(0)
 
@@ -128,11 +136,11 @@ class Null(Subject):
         return Packets(count["up"], count["down"])
 
 
-def tunnel(side: Namespace, name: str, local: str, peer: str, port: int, cpu: int) -> subprocess.Popen[str]:
+def tunnel(side: Namespace, name: str, local: str, peer: str, port: int, cpu: int, *options: str) -> subprocess.Popen[str]:
     """A null tunnel that is ready. Where sessions are scheduled as groups, a forwarder must have one of its own as headrace's has:
     else it is woken later when others use its core, moves more at a time, and looks cheaper."""
     process = side.spawn([sys.executable, "-m", "headrace.bench.null", "--tun", name, "--local", f"{local}:{port}",
-                          "--peer", f"{peer}:{port}", "--cpu", str(cpu)], cpu, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          "--peer", f"{peer}:{port}", "--cpu", str(cpu), *options], cpu, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                          start_new_session=cpu == FORWARDER)
     assert process.stderr
     line = process.stderr.readline()

@@ -19,6 +19,7 @@ from rich.table import Table
 from .headrace import Headrace, Plain
 from .l2tpns import L2tpns
 from .lab import Lab, LabError
+from .pptp import GreNull, Pptp, PptpRaw, RawNull
 from .sample import estimate
 from .search import TRIALS, LossFree, loss_free
 from .subject import MTU, Null, Subject
@@ -33,7 +34,7 @@ class Protocol(NamedTuple):
     null: type[Subject]
 
 
-PROTOCOLS = {"l2tp": Protocol(Headrace, Null)}
+PROTOCOLS = {"l2tp": Protocol(Headrace, Null), "pptp": Protocol(Pptp, GreNull), "pptp-raw": Protocol(PptpRaw, RawNull)}
 # What may run beside the two: other forwarders; headrace without offloads; a second null tunnel, which shows the noise.
 PEERS: dict[str, type[Subject]] = {"null": Null, "offload-none": Plain, "l2tpns": L2tpns, "wireguard-go": WireguardGo,
                                    "openvpn": Openvpn}
@@ -71,7 +72,7 @@ class Options:
                 raise LabError(f"a size is imix or from 52 to {MTU} octets, not {size}")
 
 
-DEFAULT = Options(protocols=list(PROTOCOLS), traffic=["tcp", "udp"], sizes=[64, MTU, "imix"], directions=["up", "down"],
+DEFAULT = Options(protocols=["l2tp", "pptp"], traffic=["tcp", "udp"], sizes=[64, MTU, "imix"], directions=["up", "down"],
                   sessions=[1, 10000], flows=[], wires=["offload", "plain"], workers=[1], peers=[], duration=2, repeat=3)
 FULL = Options(protocols=list(PROTOCOLS), traffic=["tcp", "udp"], sizes=[64, 512, MTU, "imix"], directions=["up", "down", "both"],
                sessions=[1, 100, 10000], flows=[], wires=["offload", "plain"], workers=[1, 2], peers=[], duration=5, repeat=7, loss=0.0)
@@ -111,7 +112,8 @@ def groups(o: Options) -> dict[Group, list[Case]]:
 
 def subjects(o: Options, protocol: str, sessions: int) -> dict[str, Make]:
     """By name, in the order of the runs: headrace, the null tunnel, peers."""
-    peers = {name: PEERS[name] for name in o.peers if sessions == 1 or PEERS[name].many}
+    own = {"null": PROTOCOLS[protocol].null}
+    peers = {name: own.get(name, PEERS[name]) for name in o.peers if sessions == 1 or PEERS[name].many}
     return {"headrace": PROTOCOLS[protocol].headrace, "": PROTOCOLS[protocol].null, **peers}
 
 

@@ -33,6 +33,7 @@ DIRECTIONS = ("up", "down", "both")
 IMIX = [64, 570, 64, MTU, 64, 570, 64, 64, 570, 64, 570, 64]
 PERCENTILES = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
 CALM = 3                        # a forwarder that has to wait for its core looks as if it were done
+NOBODY = b"\2bench"             # a MAC address that no station has
 ALONE = 0.2                     # seconds in which the generator shows what it can do
 
 
@@ -137,6 +138,7 @@ class Way(NamedTuple):
 @contextlib.contextmanager
 def traffic(subject: Subject, far: Far, case: Case, rate: float = 0, way: str = "") -> Iterator[Way]:
     """One direction, `way`, or that of the case. `rate`: packets a second, 0 flat out."""
+    out = far.out or far.wire
     each = max(case.flows // case.sessions, 1)
     streams = len(far.sessions) * each
     host = subject.lab.host
@@ -156,13 +158,14 @@ def traffic(subject: Subject, far: Far, case: Case, rate: float = 0, way: str = 
                     there = [Session(0, 0, INSIDE)]
                     yield Way(Generator(into.fileno(), "bare", there, far.sessions[0].address, peer=address, **send), sink)
             else:
-                yield Way(Generator(far.wire.fileno(), far.framing, far.sessions, INSIDE, peer=far.host, **send), sink)
+                yield Way(Generator(out.fileno(), far.framing, far.sessions, INSIDE, peer=None if far.out else far.host, link=far.link,
+                                    ends=far.ends, **send), sink)
     else:
         with host.entered():
             into, address = open_packet(far.interface, far.whole)
         with into:
             yield Way(Generator(into.fileno(), "bare", far.sessions, INSIDE, peer=address, **send),
-                      Sink(far.wire.fileno(), far.framing, streams, begun))
+                      Sink(far.wire.fileno(), far.framing, streams, begun, far.ends))
 
 
 def udp(subject: Subject, far: Far, case: Case, seconds: float, rate: float = 0) -> Run:
@@ -222,19 +225,21 @@ def settled(subject: Subject) -> Packets:
 
 
 def alone(subject: Subject, far: Far, case: Case) -> float:
-    """Packets a second that the generator sends on this wire when nobody forwards: into a socket that nobody reads, or a TUN
-    whose reader, on the forwarder's core, throws away what comes. Of two directions the lesser."""
+    """Packets a second that the generator sends on this wire when nobody forwards: into a socket that nobody reads, frames to a
+    station that is not there, or a TUN whose reader, on the forwarder's core, throws away what comes. Of two directions the lesser."""
     rates = []
+    if far.link:
+        far = far._replace(link=NOBODY + far.link[len(NOBODY):], ends=far.ends and far.ends.copy())
     for way in case.ways:
         host, address = subject.lab.host, (far.host[0], HOLE_PORT)
         with contextlib.ExitStack() as stack, traffic(subject, far, case, way=way) as (generator, _):
             hole: Hole | None = None
             with host.entered():
-                if way == "up":
+                if way == "up" and not far.link:
                     unread = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
                     unread.bind(address)
                     generator.aim(unread.getsockname())
-                else:
+                elif way == "down":
                     tun = open_tun("hole0")
                     stack.callback(os.close, tun)
                     host.configure("hole0", "10.99.0.1/24", MTU)

@@ -149,10 +149,11 @@ def gre_addresses(listens: Iterable[str]) -> list[str]:
 
 
 def open_gre(address: str, workers: int) -> list[socket.socket]:
-    """A raw socket for each worker; CAP_NET_RAW."""
+    """A raw socket for each worker, and two at least; CAP_NET_RAW. All but the first take nothing, and must be there: a kernel that
+    finds the queues of all sockets full (Linux 6.18 does) answers that nobody speaks GRE here, and clients hang up."""
     sockets: list[socket.socket] = []
     try:
-        for worker in range(workers):
+        for worker in range(max(workers, 2)):
             sockets.append(_socket(socket.AF_INET, address, socket.SOCK_RAW, socket.IPPROTO_GRE))
             _filter(sockets[-1], NOTHING if worker else PPTP_DATA)
             enlarge(sockets[-1], BUFFER)

@@ -1,6 +1,7 @@
 """Generator and sink against plain Python: what is on the wire, and what is counted."""
 from __future__ import annotations
 
+import contextlib
 import itertools
 import socket
 import struct
@@ -8,6 +9,8 @@ import threading
 import time
 
 import pytest
+from headrace.bench import port
+from headrace.bench.ends import Ends
 from headrace.bench.generator import Generator
 from headrace.bench.sink import Sink
 from hypothesis import given, settings
@@ -97,20 +100,89 @@ def test_a_rate_is_kept() -> None:
         assert time.monotonic() - start >= 0.099
 
 
-@pytest.mark.parametrize("wrong", [{"size": 51}, {"size": []}, {"size": [64, 20]}, {"size": [64] * 65}, {"flows": 0}, {"framing": "gre"},
-                                   {"sessions": []}])
+@pytest.mark.parametrize("wrong", [{"size": 51}, {"size": []}, {"size": [64, 20]}, {"size": [64] * 65}, {"flows": 0}, {"framing": "ipip"},
+                                   {"sessions": []}, {"framing": "gre"}, {"framing": "gre", "ends": Ends(2)}, {"link": bytes(20)}])
 def test_what_cannot_be_generated_is_refused(wrong: dict[str, object]) -> None:
     given: dict[str, object] = {"framing": "null", "sessions": SESSIONS, **wrong}
     with pytest.raises(ValueError):
         Generator(0, given.pop("framing"), given.pop("sessions"), "10.67.0.1", **given)  # type: ignore[arg-type]
 
 
-def counted(framing: str, streams: int, datagrams: list[bytes]) -> Sink:
+LINK = port.gre_link(b"\2\1\1\1\1\1", b"\2\2\2\2\2\2", "192.0.2.1", "192.0.2.2")
+KEY, OTHER = bytes(range(16)), bytes(range(100, 116))
+
+
+def ends_of(send: bytes = b"", receive: bytes = b"") -> Ends:
+    """Of all SESSIONS."""
+    ends = Ends(len(SESSIONS))
+    for n, (_, session, _) in enumerate(SESSIONS):
+        ends.name(n, session)
+        if send:
+            ends.seal(n, send, receive, 128)
+    return ends
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("sizes", [[64], [1400], [64, 570, 64, 1400]])
+def test_frames_of_gre_are_whole_numbered_on_and_read_by_the_sink(sizes: list[int], sealed: bool) -> None:
+    """RFC 2637 section 4.1, in two runs: numbers and keys go on. Loss, reordering and a copy are seen of encrypted packets too."""
+    count = 240
+    ends, theirs = (ends_of(KEY, OTHER), ends_of(OTHER, KEY)) if sealed else (ends_of(), ends_of())
+    numbers: dict[int, int] = {}
+    for again in range(2):
+        with contextlib.ExitStack() as stack:
+            out, into = map(stack.enter_context, pair())
+            g = Generator(out.fileno(), "gre", SESSIONS, "10.67.0.1", peer=into.getsockname(), size=sizes, coalescible=False, link=LINK,
+                          ends=ends)
+            begun = time.monotonic_ns()
+            assert g.run(packets=count) == count
+            frames = [into.recv(65535) for _ in range(count)]
+        for n, frame in enumerate(frames):
+            size, behind = sizes[n % len(sizes)], 4 if sealed else 0
+            assert frame[:14] == LINK[:14] and frame[26:34] == LINK[26:] and words(frame[14:34]) == 0xFFFF
+            assert struct.unpack_from("!H", frame, 16)[0] == len(frame) - 14 == 36 + behind + size
+            flags, kind, length, call, sequence = struct.unpack_from("!HHHHL", frame, 34)
+            assert (flags, kind, length) == (0x3001, 0x880B, 4 + behind + size)
+            assert sequence == numbers.get(call, 0)
+            numbers[call] = sequence + 1
+            assert frame[46:50] == (b"\xff\x03\0\xfd" if sealed else b"\xff\x03\0\x21")
+            if sealed:
+                assert struct.unpack_from("!H", frame, 50)[0] == 0x9000 | sequence & 0xFFF       # RFC 3078 section 3.1
+                assert frame[52:54] != b"\0\x21" or not again, "it is not encrypted"
+            else:
+                assert inner(frame[50:], size)[1] == "10.67.0.1"
+        frames = [frame[14:] for frame in frames]
+        del frames[30]
+        frames.insert(100, frames[99])
+        if not sealed:                  # a stale packet of a cipher cannot be read any more
+            frames[150], frames[151 + len(SESSIONS) - 1] = frames[151 + len(SESSIONS) - 1], frames[150]
+        sink = counted("gre", len(SESSIONS), frames, theirs, begun)
+        found = sink.counters
+        header = 40 if sealed else 36
+        assert found["received"] == count - 1 and found["missing"] == 1
+        assert found["bytes"] == sum(len(frame) - header for frame in frames) - len(frames[100]) + header
+        assert (found["duplicates"], found["other"]) == ((0, 1) if sealed else (1, 0))
+        assert found["reordered"] == (0 if sealed else 1)
+
+
+@pytest.mark.parametrize("header, taken", [
+    ("3001 880b 0044 0065 00000000 ff03 0021", True), ("3081 880b 0044 0065 00000000 00000009 ff03 0021", True),
+    ("3001 880b 0041 0065 00000000 21", True), ("3001 880b 0045 0065 00000000 ff03 0021", False),
+    ("2081 880b 0000 0065 00000009", False), ("3002 880b 0044 0065 00000000 ff03 0021", False),
+    ("3001 0800 0044 0065 00000000 ff03 0021", False), ("3001 880b 0044 0065 00000000 ff03 c021", False),
+    ("3001 880b", False), ("", False)])
+def test_every_form_of_a_gre_header(header: str, taken: bool) -> None:
+    packet = b"\x45" + bytes(27) + stamp(0)
+    sink = counted("gre", 1, [LINK[14:] + bytes.fromhex(header) + (packet if len(header) > 10 else b"")])
+    assert (sink.received, sink.counters["other"]) == ((1, 0) if taken else (0, 1))
+
+
+def counted(framing: str, streams: int, datagrams: list[bytes], ends: Ends | None = None, since: int = 0) -> Sink:
     out, into = pair()
     with out, into:
         for data in datagrams:
             out.sendto(data, into.getsockname())
-        sink = Sink(into.fileno(), framing, streams)
+        sink = Sink(into.fileno(), framing, streams, since, ends)
         thread = threading.Thread(target=sink.run)
         thread.start()
         sink.stop()                 # what has arrived is still counted

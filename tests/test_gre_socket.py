@@ -58,3 +58,27 @@ def test_each_sends_from_the_address_that_is_asked_for(wire):
         source = f"127.0.0.{number + 10}"
         sock.sendmsg([DATA], [(socket.IPPROTO_IP, 8, struct.pack("i4s4s", 0, socket.inet_aton(source), bytes(4)))], 0, ("127.0.0.1", 0))
         assert other.recvfrom(2000)[1][0] == source
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_full_queue_is_not_nobody(workers):
+    """A kernel that takes it for that says so to the peer, who hangs up."""
+    namespace = Namespace("gre")
+    with namespace.entered():
+        subprocess.run(["ip", "link", "set", "lo", "up", "mtu", "1500"], check=True)
+        ours = listener.open_gre("127.0.0.1", workers)
+        peer = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_GRE)
+        peer.bind(("127.0.0.2", 0))
+        heard = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_ICMP)
+    ours[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    frame = struct.pack("!HHHHI", 0x3001, 0x880B, 1000, 7, 0) + bytes(1000)
+    for _ in range(300):
+        peer.sendto(frame, ("127.0.0.1", 0))
+    with pytest.raises(BlockingIOError):
+        heard.recv(100)
+    got = 0
+    while received(ours[0]):
+        got += 1
+    assert 0 < got < 300
+    for sock in (*ours, peer, heard):
+        sock.close()

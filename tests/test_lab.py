@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ from headrace.bench import wire
 from headrace.bench.headrace import Headrace, Plain
 from headrace.bench.lab import FORWARDER, HOST, OTHERS, PEER, Lab, LabError, Meter, Usage, threads
 from headrace.bench.port import open_tun, open_udp
+from headrace.bench.pptp import GreNull, Pptp, PptpRaw, RawNull
 from headrace.bench.sample import estimate
 from headrace.bench.search import loss_free
-from headrace.bench.subject import INSIDE, MTU, Null, session_address
+from headrace.bench.subject import INSIDE, MTU, Null, Subject, session_address
 from headrace.bench.throughput import FLOWS
 from headrace.bench.wire import Case
 
@@ -59,20 +61,35 @@ def test_headrace_and_a_second_null_tunnel_in_the_shape_of_results(tmp_path: Pat
 
 @root
 @pytest.mark.parametrize("kind", ["tcp", "udp"])
-@pytest.mark.parametrize("make", [Headrace, Plain])
+@pytest.mark.parametrize("make", [Headrace, Plain, Pptp, PptpRaw])
 def test_headrace_is_dialled_measured_and_gone(make: type[Headrace], kind: str) -> None:
     """Sessions of the real concentrator; both directions are counted as its verdicts are, and nobody is left."""
     sessions = 1 if kind == "tcp" else 3
     with wire.prepared(make, "offload", kind, sessions) as ready:
+        if make in (Pptp, PptpRaw):
+            able = ready.alone(Case("pptp", "udp", 64, "up", "offload", 3, 3)) if kind == "udp" else 1e6
+            assert able and able > 10_000
         runs = [ready.run(Case("l2tp", kind, MTU if kind == "tcp" else 64, direction, "offload", sessions, sessions), 0.7)
                 for direction in ("up", "down", "both")]
         running = serving()
+        if make in (Pptp, PptpRaw):
+            assert ready.subject.concentrator
+            frames = sum(worker["frames"] for worker in ready.subject.concentrator.get("stats")["workers"])
+            assert (frames > 100) == (make is Pptp)
     assert running and not serving()
     for r in runs:
         assert r.packets > 1000 and r.cost_ns > 0 and 0 < r.forwarder <= 1.05
         assert r.loss is None or r.loss < 1
     if kind == "tcp":
         assert all(r.gbit_s > 0.05 for r in runs)
+
+
+@contextlib.contextmanager
+def stopping(subject: Subject) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        subject.stop()
 
 
 def serving() -> list[int]:
@@ -87,9 +104,9 @@ def serving() -> list[int]:
 
 @root
 @pytest.mark.parametrize("direction", ["up", "down"])
-@pytest.mark.parametrize("wire_kind", ["offload", "plain"])
-def test_tcp_arrives_and_every_segment_is_counted(wire_kind: str, direction: str) -> None:
-    with wire.prepared(Null, wire_kind, "tcp", 1) as ready:
+@pytest.mark.parametrize("wire_kind, make", [("offload", Null), ("plain", Null), ("offload", GreNull), ("offload", RawNull)])
+def test_tcp_arrives_and_every_segment_is_counted(wire_kind: str, make: type[Null], direction: str) -> None:
+    with wire.prepared(make, wire_kind, "tcp", 1) as ready:
         r = ready.run(Case("l2tp", "tcp", MTU, direction, wire_kind), 1)
     carried = r.gbit_s * 1e9 / 8 * r.packets / r.pps
     assert r.packets * (MTU - 60) <= carried * 1.1, "more packets than octets"
@@ -100,14 +117,15 @@ def test_tcp_arrives_and_every_segment_is_counted(wire_kind: str, direction: str
 @root
 @pytest.mark.parametrize("direction", ["up", "down"])
 @pytest.mark.parametrize("size", [64, "imix"])
-@pytest.mark.parametrize("flows", [1, 96])
-def test_a_paced_generator_loses_nothing_and_the_forwarder_counts_all(direction: str, flows: int, size: int | str) -> None:
+@pytest.mark.parametrize("flows, make", [(1, Null), (96, Null), (96, GreNull), (1, RawNull)])
+def test_a_paced_generator_loses_nothing_and_the_forwarder_counts_all(direction: str, flows: int, make: type[Null],
+                                                                      size: int | str) -> None:
     case = Case("l2tp", "udp", size, direction, "offload", 3 if flows > 1 else 1, flows)
     with Lab() as lab:
-        subject = Null(lab)
+        subject = make(lab)
         subject.start()
         far = subject.attach(case.sessions)
-        with far.wire, wire.traffic(subject, far, case, rate=20000) as (generator, sink):
+        with stopping(subject), wire.traffic(subject, far, case, rate=20000) as (generator, sink):
             before = getattr(subject.packets(), direction)
             thread = threading.Thread(target=sink.run)
             thread.start()

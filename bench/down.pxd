@@ -1,0 +1,144 @@
+"""The null tunnel's way down: TUN read -> cut -> frame -> sendmmsg with UDP_SEGMENT, sendmmsg, or a ring of frames."""
+from libc.stdint cimport uint8_t, uint16_t
+from libc.string cimport memcpy
+
+from ..fastpath.bytes cimport store16
+from ..fastpath.mppe cimport mppe_encrypt, mppe_run
+from ..fastpath.sys cimport (
+    CMSG_DATA, CMSG_LEN, CMSG_SPACE, SOL_UDP, UDP_SEGMENT, VIRTIO_NET_HDR_GSO_NONE, cmsghdr, msghdr, read, sendmmsg, virtio_net_hdr,
+)
+from .frames cimport kick, mark, push_head, slot
+from .framing cimport ROOM, SEAL, push_frame
+from .offload cimport SEGMENTS, SUPER, complete, cut_header, cut_segment
+from .state cimport BUFFER, ENOUGH, OUT, READ, SLOT, State
+
+
+cdef inline uint8_t* emit(State* s, int header, uint8_t* payload, int n) noexcept nogil:
+    """One segment more: framing and `header` octets in a slot, n octets where they are. The slot's header."""
+    cdef int i = s.pending
+    cdef uint8_t* room
+    if s.outlet.slots != NULL:
+        return emit_frame(s, header, payload, n)
+    room = s.slots + i * SLOT
+    push_frame(&s.framing, room, header + n)
+    s.out[2 * i].iov_base = room + ROOM - s.framing.size
+    s.out[2 * i].iov_len = s.framing.size + header
+    s.out[2 * i + 1].iov_base = payload
+    s.out[2 * i + 1].iov_len = n
+    s.length[i] = s.framing.size + header + n
+    s.pending = i + 1
+    return room + ROOM
+
+
+cdef inline uint8_t* emit_frame(State* s, int header, uint8_t* payload, int n) noexcept nogil:
+    """The same in the ring, where the payload is copied to; what is sealed is so before it leaves."""
+    cdef uint8_t* at = slot(&s.outlet)
+    if at == NULL:
+        flush(s)
+        at = slot(&s.outlet)
+        if at == NULL:
+            s.count.dropped += 1
+            return s.slots + ROOM
+    at = push_head(&s.outlet, &s.framing, at, header + n)
+    if s.framing.sealed:
+        store16(at - SEAL, <uint16_t>mppe_encrypt(s.ciphers, &s.sending, payload, at - 2, 2 + header, 2 + header + n))
+    else:
+        memcpy(at + header, payload, n)
+    mark(&s.outlet, header + n)
+    s.count.down_bytes += s.framing.size + header + n
+    s.pending += 1
+    return at
+
+
+cdef inline void cut(State* s, virtio_net_hdr* v, uint8_t* p, int n) noexcept nogil:
+    """A read into segments."""
+    cdef int header, at, m, index = 0
+    if v.gso_type == VIRTIO_NET_HDR_GSO_NONE:
+        complete(p, n, v)
+        emit(s, 0, p, n)
+        return
+    header = cut_header(p, n, v)
+    if header == 0:
+        s.count.bad += 1
+        return
+    at = header
+    while at < n:
+        if s.pending == OUT:
+            transmit(s)
+        m = n - at if n - at < v.gso_size else v.gso_size
+        cut_segment(emit(s, header, p + at, m), p, header, at, m, index, at + m == n)
+        at += m
+        index += 1
+
+
+cdef inline void flush(State* s) noexcept nogil:
+    """What is in the ring leaves."""
+    if s.framing.sealed:
+        mppe_run(s.ciphers)
+    s.count.down += s.pending
+    s.count.wire_writes += 1
+    s.pending = 0
+    kick(&s.outlet)
+
+
+cdef inline void transmit(State* s) noexcept nogil:
+    """Runs of equal length leave as one datagram each that the kernel, or the device, cuts."""
+    cdef int i = 0, j, total, m = 0, n
+    cdef msghdr* h
+    cdef cmsghdr* c
+    cdef uint16_t size
+    if s.outlet.slots != NULL:
+        flush(s)
+        return
+    while i < s.pending:
+        size = <uint16_t>s.length[i]
+        total = size
+        j = i + 1
+        while (s.merged and j < s.pending and j - i < SEGMENTS and s.length[j - 1] == size and s.length[j] <= size
+               and total + s.length[j] <= SUPER):
+            total += s.length[j]
+            j += 1
+        s.count.down_bytes += total
+        h = &s.sends[m].msg_hdr
+        h.msg_name = s.peer if s.peer_size else NULL
+        h.msg_namelen = s.peer_size
+        h.msg_iov = &s.out[2 * i]
+        h.msg_iovlen = 2 * (j - i)
+        h.msg_control = NULL
+        h.msg_controllen = 0
+        if j - i > 1:
+            c = <cmsghdr*>s.segment[m]
+            c.cmsg_level = SOL_UDP
+            c.cmsg_type = UDP_SEGMENT
+            c.cmsg_len = CMSG_LEN(2)
+            memcpy(CMSG_DATA(c), &size, 2)
+            h.msg_control = c
+            h.msg_controllen = CMSG_SPACE(2)
+        m += 1
+        i = j
+    s.count.down += s.pending
+    i = 0
+    while i < m:
+        n = sendmmsg(s.wire, s.sends + i, m - i, 0)
+        s.count.wire_writes += 1
+        if n < 0:                   # the first of them was refused: lost, as a packet is
+            s.count.dropped += s.sends[i].msg_hdr.msg_iovlen // 2
+            n = 1
+        i += n
+    s.pending = 0
+
+
+cdef inline bint down(State* s) noexcept nogil:
+    cdef int at = 0
+    cdef ssize_t n
+    while s.pending < ENOUGH and at < READ:
+        n = read(s.tun, s.arena + at, BUFFER + 64)
+        if n <= <ssize_t>sizeof(virtio_net_hdr):
+            s.tun_hot = False
+            break
+        s.count.tun_reads += 1
+        cut(s, <virtio_net_hdr*>(s.arena + at), s.arena + at + sizeof(virtio_net_hdr), <int>(n - sizeof(virtio_net_hdr)))
+        at += (<int>n + 63) & ~63
+    if s.pending:
+        transmit(s)
+    return at > 0
