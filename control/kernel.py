@@ -67,7 +67,7 @@ class Kernel:
                             ("ipv4/conf/{}/accept_local", "1"),     # our ICMP answers come in there, from our own address
                             ("ipv6/conf/{}/accept_ra", "0"), ("ipv6/conf/{}/forwarding", "1"),
                             # without a link-local address it redirects nobody, and asks for no router
-                            ("ipv6/conf/{}/addr_gen_mode", "1"), ("ipv6/conf/{}/disable_ipv6", "0")):
+                            ("ipv6/conf/{}/addr_gen_mode", "1"), ("ipv6/conf/{}/disable_ipv6", "1")):
             self._write(SYSCTL / "net" / path.format(interface), value)
 
     def apply(self, config: Config) -> None:
@@ -75,6 +75,8 @@ class Kernel:
         profiles = config.profiles.values()
         wanted = {a for p in profiles for a in (p.local_address, p.local_ipv6_address) if a is not None}
         networks = routes(config) | routes6(config)
+        if any(place.version == 6 for place in wanted | networks):     # until then the kernel has nothing to say there, to groups either
+            self._write(SYSCTL / "net/ipv6/conf" / self.interface / "disable_ipv6", "0")
         with IPRoute() as ip:
             ip.link("set", index=self.index, mtu=config.server.mtu, state="up")
             for address in wanted - self.addresses:

@@ -110,8 +110,7 @@ class Account:
 
     def _read(self):
         stats = self.concentrator.get("stats")
-        rows = {name: n for name, n in stats["verdicts"].items()    # drop-scope is what the kernel says on hr0 by itself, and none of ours
-                if name in ("up", "punt", "echo", "hello") or (name.startswith("drop") and name != "drop-scope")}
+        rows = {name: n for name, n in stats["verdicts"].items() if name in ("up", "punt", "echo", "hello") or name.startswith("drop")}
         return {**rows, "came": sum(w["packets-up"] for w in stats["workers"]), "passed-over": sum(stats["l2tp"].values())}
 
     def since(self):

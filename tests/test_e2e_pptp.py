@@ -103,7 +103,7 @@ def test_many_calls_with_two_workers(place, here, pns, owner):
         assert caller.acks == sorted(caller.acks) and caller.acks[-1] < caller.sequence
     stats = concentrator.get("stats")
     assert stats["verdicts"]["handed"] > 30 * 20 and any(worker["ring-in"] for worker in stats["workers"]), "both workers own some"
-    assert not {name for name, n in stats["verdicts"].items() if n and name.startswith("drop")} - {"drop-not-open", "drop-scope"}, stats
+    assert not {name for name, n in stats["verdicts"].items() if n and name.startswith("drop")} - {"drop-not-open"}, stats
 
 
 def test_what_is_not_acknowledged_does_not_stall(here, pns):

@@ -169,6 +169,8 @@ def test_apply_of_ipv6(hr0):
     def seen() -> set[str]:
         text = subprocess.run("ip -o -6 addr show hr0; ip -6 route show dev hr0", shell=True, capture_output=True, text=True).stdout
         return {word for word in text.split() if word.count(":") > 1}
+    made.apply(CONFIG)
+    assert sysctl("ipv6/conf/hr0/disable_ipv6") == "1", "who has no IPv6 hears nothing of it from the kernel"
     made.apply(SIX)
     assert seen() == {"2001:db8:67::1", "2001:db8:67::1/128", "2001:db8:67::/48", "2001:db8:100::/40", "2001:db8:200:9::/64"}
     assert sysctl("ipv6/conf/hr0/forwarding") == "1" and sysctl("ipv6/conf/hr0/accept_ra") == "0"
