@@ -6,6 +6,7 @@ cannot help itself then, and control hears of it.
 """
 from libc.stdint cimport uint8_t
 
+from .bridge cimport BRIDGE_OPEN
 from .bytes cimport store16
 from .cipher cimport STATE_WAITING, CipherState
 from .decap cimport squeeze
@@ -14,7 +15,7 @@ from .encrypt cimport cipher_of
 from .mppe cimport MPPE_HEADER, mppe_decrypt, mppe_run
 from .packet cimport DROP_CIPHER, DROP_COHERENCY, DROP_NOT_OPEN, DROP_SHORT, PASS, Packet, Verdict, forward
 from .port cimport drop, full, push, scratch, transmit
-from .ppp cimport PPP_COMP, PPP_IPV6, pull_encrypted
+from .ppp cimport PPP_BRIDGED, PPP_COMP, PPP_IPV6, pull_encrypted
 from .punt cimport PUNT_UNREADABLE, punt_session
 from .table cimport CONFIG_IP, TEMPLATE, Session
 from .worker cimport Worker
@@ -64,7 +65,12 @@ cdef bint read(Worker* w, Packet* p) noexcept nogil:
             punt_session(w, PUNT_UNREADABLE, p.slot, p.session)
         return False
     state.garbled = 0
-    if not p.config.flags & CONFIG_IP << (p.protocol == PPP_IPV6):          # CONFIG_IPV6 is the bit above
+    if p.protocol == PPP_BRIDGED:
+        if not p.config.bridge & BRIDGE_OPEN:
+            drop(w, p, DROP_NOT_OPEN)
+            return False
+        w.bridged += 1
+    elif not p.config.flags & CONFIG_IP << (p.protocol == PPP_IPV6):          # CONFIG_IPV6 is the bit above
         drop(w, p, DROP_NOT_OPEN)
         return False
     forward(p, at)

@@ -4,5 +4,6 @@ from .worker cimport Worker
 cdef int down(Worker* w) noexcept nogil
 cdef void down_handed(Worker* w) noexcept nogil
 
+cdef bint choose_arena(Worker* w) noexcept nogil
 cdef void route(Worker* w) noexcept nogil
 cdef void encap(Worker* w) noexcept nogil

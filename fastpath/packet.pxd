@@ -59,6 +59,12 @@ cpdef enum Verdict:
     DROP_COOKIE           # a PADR without a cookie of ours
     DROP_NO_TUNNEL        # a control message for a tunnel id that nobody has
     DROP_RATE             # more new tunnels asked for than control takes
+    DROP_BRIDGED          # an Ethernet frame whose PPP header says what was not agreed on
+    DROP_FCS              # an Ethernet frame whose check sum is wrong
+    DROP_STP              # spanning tree's, where it does not pass
+    DROP_TAGGED           # an Ethernet frame with a tag, which the peer does not take
+    DROP_FRAME            # an Ethernet frame larger than the session takes
+    DROP_NO_PORT          # an Ethernet frame for a session without a TAP
     DROP_PUNT             # the channel to control is full
     DROP_INNER            # the inner port refused the write
     DROP_WIRE             # the wire refused the send

@@ -47,10 +47,16 @@ class Verdict(IntEnum):
     DROP_COOKIE = 36
     DROP_NO_TUNNEL = 37
     DROP_RATE = 38
-    DROP_PUNT = 39
-    DROP_INNER = 40
-    DROP_WIRE = 41
-    VERDICTS = 42
+    DROP_BRIDGED = 39
+    DROP_FCS = 40
+    DROP_STP = 41
+    DROP_TAGGED = 42
+    DROP_FRAME = 43
+    DROP_NO_PORT = 44
+    DROP_PUNT = 45
+    DROP_INNER = 46
+    DROP_WIRE = 47
+    VERDICTS = 48
 
 class Flag(IntEnum):
     FLAG_CSUM = 1

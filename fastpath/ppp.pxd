@@ -9,6 +9,7 @@ from .bytes cimport load16
 
 cdef enum:
     PPP_IP = 0x0021
+    PPP_BRIDGED = 0x0031      # Ethernet (RFC 3518)
     PPP_IPV6 = 0x0057
     PPP_COMP = 0x00FD         # compressed or, here, encrypted (RFC 1962, RFC 3078)
     PPP_LCP = 0xC021
@@ -35,11 +36,14 @@ cdef inline int pull_ppp(const uint8_t* p, size_t n, uint16_t* protocol) noexcep
 
 cdef inline int pull_encrypted(const uint8_t* p, size_t n, uint16_t* protocol) noexcept nogil:
     """Read the protocol field that MPPE hid; return its length, or 0 when it is not that of an IP packet, and an IP packet of that
-    version does not follow: nothing else is sent encrypted, and no other sum tells that a key was wrong."""
+    version does not follow, nor that of an Ethernet frame with a header that may be: nothing else is sent encrypted, and no other sum
+    tells that a key was wrong."""
     cdef int at = 1 if n and p[0] & 1 else 2
     if n < <size_t>at + 1:
         return 0
     protocol[0] = p[0] if at == 1 else load16(p)
     if protocol[0] == PPP_IP and p[at] >> 4 == 4 or protocol[0] == PPP_IPV6 and p[at] >> 4 == 6:
+        return at
+    if protocol[0] == PPP_BRIDGED and n >= <size_t>at + 2 and p[at] & 0x50 == 0 and p[at + 1] == 1:      # see bridge.pxd
         return at
     return 0

@@ -23,6 +23,7 @@ cpdef enum Stage:
     STAGE_ORDER
     STAGE_LINK
     STAGE_DECRYPT
+    STAGE_BRIDGE          # Ethernet frames, both ways
     STAGE_ADMIT
     STAGE_DELIVER
     STAGE_COLLECT

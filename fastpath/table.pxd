@@ -70,7 +70,7 @@ cdef struct Config:           # 128 octets
     uint8_t ns_at             # where in the template the sequence number is patched; 0: nowhere
     uint8_t length_at         # where the length of what is behind the tunnel's header is patched; 0: nowhere
     uint8_t tos               # the outer DSCP in its place, unless CONFIG_COPY_DSCP
-    uint8_t pad0
+    uint8_t bridge            # BridgeFlag, see bridge.pxd
     uint16_t mtu              # the largest inner packet toward the peer
     uint16_t mss              # to which TCP's MSS is clamped, IPv4; IPv6 gets 20 less
     uint16_t keepalive        # ticks of silence before echoes are sent; 0: never
@@ -83,7 +83,8 @@ cdef struct Config:           # 128 octets
     uint32_t peer_magic
     uint8_t gateway[4]        # our own end, source of ICMP answers
     uint8_t gateway6[16]
-    uint8_t pad2[4]
+    uint16_t tap              # number of its owner's TAP that is its own, 0: none
+    uint8_t pad2[2]
 
 cdef struct Session:          # 512 octets
     # -- identity: written by control before it publishes, constant until the slot is reused

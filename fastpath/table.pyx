@@ -559,6 +559,10 @@ cdef fill_config(Config* c, dict config):
             c.mss = value
         elif name == "keepalive":
             c.keepalive = value
+        elif name == "bridge":
+            c.bridge = value
+        elif name == "tap":
+            c.tap = value
         elif name == "tos":
             c.tos = value
         elif name == "our_magic":

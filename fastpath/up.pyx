@@ -5,6 +5,7 @@ decap     in decap.pyx: the tunnel's header -> session
 order     in order.pyx: sequenced sessions, never later than its successor
 link      PPP header -> user data of an open family goes on, echoes are dealt with, all else to control
 decrypt   in decrypt.pyx: what is encrypted (RFC 3078)
+bridge    in bridge.pyx: Ethernet frames go to the TAP of their session, and no further
 admit     well-formed inner IP, own source address, ECN, MSS, counters; IPv6 of link scope to control
 deliver   segments of a flow in one write to the inner port, also where flows take turns (flows.pxd)
 """
@@ -13,6 +14,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from .ack cimport pay_due
+from .bridge cimport BRIDGE_OPEN, bridge_up
 from .bytes cimport load32, load_key
 from .coalesce cimport coalesce
 from .decap cimport decap, squeeze
@@ -25,7 +27,7 @@ from .order cimport free_spent, order, order_due, order_rest
 from .packet cimport (DROP_CIPHER, DROP_CLEAR, DROP_ECN, DROP_INNER, DROP_IP, DROP_NOT_OPEN, DROP_SCOPE, DROP_SHORT, DROP_SOLICIT,
                       DROP_SPOOF, FLAG_V6, PASS, UP, Packet, forward)
 from .port cimport count, drop, receive
-from .ppp cimport PPP_COMP, PPP_IP, PPP_IPV6, PPP_LCP, pull_ppp
+from .ppp cimport PPP_BRIDGED, PPP_COMP, PPP_IP, PPP_IPV6, PPP_LCP, pull_ppp
 from .punt cimport punt_out, punt_ppp
 from .scope cimport is_solicitation, of_link
 from .stage cimport (STAGE_ADMIT, STAGE_DECAP, STAGE_DECRYPT, STAGE_DELIVER, STAGE_LINK, STAGE_LOOP, STAGE_ORDER, STAGE_RECEIVE, STAGE_RING,
@@ -113,6 +115,8 @@ cdef void after_order(Worker* w) noexcept nogil:
     link(w)
     enter(w, STAGE_DECRYPT, w.encrypted)
     decrypt(w)
+    if w.bridged:
+        bridge_up(w)
     enter(w, STAGE_ADMIT, w.count)
     admit(w)
     enter(w, STAGE_DELIVER, w.count)
@@ -171,11 +175,14 @@ cdef void link(Worker* w) noexcept nogil:
             continue
         if p.protocol == PPP_IPV6 and open and p.config.flags & (CONFIG_IPV6 | CONFIG_REQUIRE) == CONFIG_IPV6:
             continue
+        if p.protocol == PPP_BRIDGED and open and p.config.bridge & BRIDGE_OPEN and not p.config.flags & CONFIG_REQUIRE:
+            w.bridged += 1
+            continue
         if p.protocol == PPP_COMP and open and p.config.flags & CONFIG_DECRYPT:
             w.encrypted += 1
             continue
         dirty = True
-        if p.protocol == PPP_IP or p.protocol == PPP_IPV6:
+        if p.protocol in (PPP_IP, PPP_IPV6, PPP_BRIDGED):
             drop(w, p, DROP_CLEAR if open and p.config.flags & CONFIG_REQUIRE else DROP_NOT_OPEN)
         elif p.protocol == PPP_COMP:
             drop(w, p, DROP_CIPHER if open else DROP_NOT_OPEN)

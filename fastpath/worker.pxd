@@ -33,6 +33,8 @@ cdef enum:
     PUNTS = 128               # frames of one flush to control, or of one read from it
     ALTERNATE = 65536         # octets of a worker's stack for fatal signals
     FRAME = 2048 + 64         # the largest of them; a longer one is DROP_LENGTH
+    TAPS = 1024               # numbers of a worker's TAPs; 0 is none
+    TAPS_READY = 32           # that are read in turn
     WHEEL = 512               # ticks of 100 ms: 51.2 s, and so less than a slot rests before it is reused
 
 # A receive buffer's description.
@@ -95,6 +97,17 @@ cdef struct Listener:
     uint8_t family6           # an AF_INET6 socket
     uint8_t any               # bound to the wildcard address: answers need the local address
     Path path                 # port index, local address and port, for what is received on it; an express has the port of its main one
+
+# An Ethernet port of one session's own, see bridge.pxd. Filled by Forwarder.plug while it is free, emptied by its worker.
+cdef enum:
+    TAP_FREE = 0
+    TAP_PLUGGED = 1
+
+cdef struct Tap:
+    int fd
+    uint32_t slot             # of the session
+    uint32_t generation
+    uint8_t state             # stored with release
 
 # In front of every frame between a worker and control.
 cdef struct PuntHeader:       # 64 octets
@@ -194,6 +207,12 @@ cdef struct Worker:
     uint8_t* cipher_room      # CIPHER_ROOM
     uint32_t cipher_used      # octets of it that wait in Out
     uint32_t encrypted        # packets of the batch that link left encrypted
+    # bridging
+    uint32_t bridged          # packets of the batch that are Ethernet frames
+    Tap taps[TAPS]
+    uint32_t taps_used        # the largest number ever in use, and one
+    uint32_t taps_ready[TAPS_READY]   # numbers of those that may have something
+    int taps_waiting          # how many
     PuntHeader punt_headers[PUNTS]
     iovec punt_iov[2 * PUNTS]
     mmsghdr punt_messages[PUNTS]

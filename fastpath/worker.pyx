@@ -6,6 +6,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from .ack cimport pay_all
+from .bridge cimport bridge_down, unplug, unplug_dead
 from .crash cimport at_work, be_careful
 from .discovery cimport Discovery, answer_waiting, prepare_discovery
 from .down cimport down, down_handed
@@ -32,6 +33,8 @@ cdef enum:
     READY_TUN = 62            # epoll's data: a listener's index, or one of these
     READY_PUNT = 61
     READY_WAKE = 60
+    READY_TAP = 59            # a bit alone: taps_ready has something
+    TAP = 64                  # and a TAP's number
     EVENTS = 32
     ICMP_A_TICK = 100         # ICMP answers a tick
     SOLICITS_A_TICK = 1000    # IPv6 frames of link scope that control hears of: 10,000 a second
@@ -177,12 +180,42 @@ cdef void forsake(Worker* w, uint64_t token) noexcept nogil:
     w.lost |= <uint64_t>1 << token
 
 
+cdef inline void tap_ready(Worker* w, uint32_t number, uint32_t events) noexcept nogil:
+    """epoll reported a TAP; one whose interface was deleted is let go of."""
+    if load_acquire8(&w.taps[number].state) != TAP_PLUGGED:
+        return
+    if events & (EPOLLERR | EPOLLHUP):
+        unplug(w, number)
+    elif w.taps_waiting < TAPS_READY:
+        w.taps_ready[w.taps_waiting] = number
+        w.taps_waiting += 1
+
+
+cdef int read_taps(Worker* w) noexcept nogil:
+    """A pass over those that have something; the ones that may have more are kept. Return how many frames there were."""
+    cdef int i, kept = 0
+    cdef uint64_t before = w.record.reads
+    for i in range(w.taps_waiting):
+        if bridge_down(w, w.taps_ready[i]):
+            w.taps_ready[kept] = w.taps_ready[i]
+            kept += 1
+        if w.out.count:
+            transmit(w)
+    w.taps_waiting = kept
+    return <int>(w.record.reads - before)
+
+
 cdef uint64_t ready(Worker* w, epoll_event* events, int n) noexcept nogil:
     """The ports that epoll reported, as bits."""
     cdef int i
     cdef uint64_t bits = 0, token
+    w.taps_waiting = 0          # those that still have something are reported again
     for i in range(n):
-        if events[i].events & (EPOLLERR | EPOLLHUP) and events[i].data.u64 >= READY_PUNT:
+        token = events[i].data.u64
+        if token >= TAP:
+            tap_ready(w, <uint32_t>(token - TAP), events[i].events)
+            bits |= <uint64_t>1 << READY_TAP
+        elif events[i].events & (EPOLLERR | EPOLLHUP) and events[i].data.u64 >= READY_PUNT:
             forsake(w, events[i].data.u64)
         else:
             bits |= <uint64_t>1 << events[i].data.u64
@@ -234,6 +267,11 @@ cdef void run(Worker* w) noexcept nogil:
                 hot &= ~(<uint64_t>1 << READY_TUN)
             if w.out.count:
                 transmit(w)
+        if hot >> READY_TAP & 1:
+            if read_taps(w):
+                last_user = w.now_ns
+            if w.taps_waiting == 0:
+                hot &= ~(<uint64_t>1 << READY_TAP)
         for i in range(w.listeners):
             if hot >> i & 1:
                 n = up(w, &w.listener[i])
@@ -252,6 +290,7 @@ cdef void run(Worker* w) noexcept nogil:
             enter(w, STAGE_WHEEL, 1)
             turn(w)
             pay_all(w)
+            unplug_dead(w)
             enter(w, STAGE_LOOP, 0)
         if w.discovery != NULL and (<Discovery*>w.discovery).waiting:
             answer_waiting(w)
@@ -312,6 +351,28 @@ cdef class Forwarder:
             run(w)
             at_work(NULL)
 
+    def plug(self, int worker, uint32_t number, uint32_t slot, uint32_t generation, int fd):
+        """Give a session its Ethernet port: a TAP without offloads, whose descriptor is the worker's from now on. False: under this
+        number is another one still, whose session ends within two ticks. To be called by one thread alone."""
+        cdef Worker* w
+        cdef Tap* t
+        cdef epoll_event e
+        if not 0 <= worker < self.count or not 0 < number < TAPS:
+            raise ValueError(f"TAP {number} of worker {worker}")
+        w = self.workers[worker]
+        t = &w.taps[number]
+        if load_acquire8(&t.state) != TAP_FREE:
+            return False
+        os.set_blocking(fd, False)
+        t.fd, t.slot, t.generation = fd, slot, generation
+        store_release8(&t.state, TAP_PLUGGED)
+        if w.taps_used <= number:
+            store_release32(&w.taps_used, number + 1)
+        e.events, e.data.u64 = EPOLLIN, TAP + number
+        if epoll_ctl(w.epoll, EPOLL_CTL_ADD, fd, &e) < 0:
+            raise OSError(f"watching descriptor {fd}")
+        return True
+
     def lost_inner_port(self):
         """Whether the interface that a worker reads was deleted."""
         return any(self.workers[i].lost >> READY_TUN & 1 for i in range(self.count))
@@ -330,6 +391,9 @@ cdef class Forwarder:
             for k in range(self.count):
                 if self.workers[i].rings[k] != NULL:
                     munmap(self.workers[i].rings[k], sizeof(Ring))
+            for k in range(TAPS):
+                if self.workers[i].taps[k].state == TAP_PLUGGED:
+                    unplug(self.workers[i], k)
             give_back(self.workers[i].buffers, <size_t>BUFFERS * BUFFER)
             give_back(self.workers[i].arenas, <size_t>ARENAS * ARENA)
             munmap(self.workers[i].cells, <size_t>CELLS * CELL)

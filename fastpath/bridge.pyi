@@ -1,0 +1,6 @@
+from enum import IntEnum
+
+class BridgeFlag(IntEnum):
+    BRIDGE_OPEN = 1
+    BRIDGE_TAGGED = 2
+    BRIDGE_STP = 4
