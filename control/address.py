@@ -7,6 +7,8 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import NamedTuple
 
+from . import mac
+
 _PREFIX = bytes(10) + b"\xff\xff"
 
 
@@ -42,9 +44,11 @@ def scoped(address: bytes, interface: int) -> bytes:
 
 @lru_cache(4096)
 def shown(address: bytes) -> str:
-    """16 octets as people write them: 192.0.2.1, 2001:db8::1, fe80::1%eth0."""
+    """16 octets as people write them: 192.0.2.1, 2001:db8::1, fe80::1%eth0, 02:00:5E:10:00:01@7."""
     if address[:12] == _PREFIX:
         return str(IPv4Address(address[12:]))
+    if mac.is_station(address):
+        return mac.shown(address)
     interface = int.from_bytes(address[4:8])
     if not link_local(address) or not interface:
         return str(IPv6Address(address))

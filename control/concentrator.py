@@ -18,6 +18,7 @@ from .aaa import Authority
 from .address import Path
 from .ids import Ids
 from .l2tpservice import L2tp
+from .pppoeservice import Pppoe
 from .pptpservice import Pptp
 from .quarantine import Quarantine
 from .reason import Reason
@@ -46,7 +47,8 @@ class Concentrator:
         self.quarantine = Quarantine(tables, self.sessions, config.concentrator.run_dir)
         self.l2tp = L2tp(self)
         self.pptp = Pptp(self)
-        self.services: tuple[Service, ...] = (self.l2tp, self.pptp)
+        self.pppoe = Pppoe(self)
+        self.services: tuple[Service, ...] = (self.l2tp, self.pptp, self.pppoe)
         self.configure(config)
 
     def configure(self, config: Config) -> None:
@@ -55,15 +57,16 @@ class Concentrator:
         own = min(config.concentrator.max_sessions, self.tables.max_sessions)     # the tables keep their size
         for service in self.services:
             service.configure(config)
-        self.ids.limit(own, {service.name: service.table.max_sessions for service in self.services})
+        self.ids.limit(own, {service.name: service.max_sessions for service in self.services})
         self.authority.configure(config)
 
     # -- after a crash of our predecessor
 
     def say_goodbye(self, now: float) -> int:
-        """End what a former life left properly, and begin with empty tables; how many tunnels there were."""
-        self.ids.inherit(slots=self.installer.empty())
-        return sum(service.say_goodbye(now) for service in self.services)
+        """End what a former life left properly, and begin with empty tables; to how many peers goodbye is said."""
+        slots = self.installer.empty()
+        self.ids.inherit(slots=slots)
+        return sum(service.say_goodbye(now, slots) for service in self.services)
 
     def hear_workers(self) -> None:
         """Workers answered for us while we were away: learn what they said."""
@@ -85,10 +88,15 @@ class Concentrator:
 
     def take(self, frame: tuple[int, int, int, int, int, Any, bytes], now: float) -> None:
         kind, worker, slot, generation, protocol, path, payload = frame
-        if kind == PuntKind.PUNT_L2TP:
+        if path is not None:
             port, local, local_port, peer, peer_port = path
-            self.l2tp.receive(Path(port, local, local_port, peer, peer_port, worker), payload, now)
+            path = Path(port, local, local_port, peer, peer_port, worker)
+        if kind == PuntKind.PUNT_L2TP:
+            self.l2tp.receive(path, payload, now)
             self.events(now)            # the next frame may be of a call that this one established
+            return
+        if kind == PuntKind.PUNT_PPPOE:
+            self.pppoe.receive(path, payload, now)
             return
         session = self.sessions.get(slot)
         if session is None or session.generation != generation:

@@ -16,11 +16,12 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from .link import LEAST_IPV6_MTU
+from .listener import wire_ports
 from .mppe import YIELDING
-from .settings import SECRETS, Config, Table
+from .settings import SECRETS, Config, Key, Pppoe, Table
 
 PLACES = (Path("headrace.toml"), Path("/etc/headrace/headrace.toml"))
-Key = tuple[str | int, ...]
+PORTS, SERVICES, LISTED = 16, 63, 2048          # that a worker can have (fastpath/service.pxd)
 Problem = tuple[Key, str]
 
 
@@ -108,12 +109,17 @@ def line_of(text: str, key: Key) -> int:
     stands inside a value over several lines has neither form, or does not parse.
     """
     wanted = tuple(part for part in key if isinstance(part, str))
-    best, best_depth = 0, 0
+    index = next((n for n, part in enumerate(key) if isinstance(part, int)), len(key))
+    best, best_depth, elements = 0, 0, 0
     here: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[\[?(.+?)\]\]?\s*(#.*)?$", line)
+        header = re.match(r"\s*(\[?)\[(.+?)\]\]?\s*(#.*)?$", line)
         if header:
-            names = here = path_of(f"[{header[1]}]")
+            names = here = path_of(f"[{header[2]}]")
+            if header[1] and here == key[:index]:       # [[...]]: an element, and not ours until enough have passed
+                elements += 1
+                if index < len(key) and elements - 1 != key[index]:
+                    names = here = ()
         else:
             assigned = re.match(r"""\s*((?:"[^"]*"|'[^']*'|[\w.\s-])+?)\s*=""", line)
             names = here + path_of(f"{assigned[1]} = 0") if assigned else ()
@@ -142,15 +148,20 @@ def describe(loc: Key, error: Any) -> Problem:
     if kind == "extra_forbidden":
         return loc, unknown(loc)
     if kind == "missing":
-        return loc, f"is missing, and [{dotted(loc[:-1])}] needs it"
+        table = dotted(tuple(part for part in loc[:-1] if isinstance(part, str)))
+        return loc, f"is missing, and {f'[[{table}]]' if isinstance(loc[-2], int) else f'[{table}]'} needs it"
     was = "" if secret or isinstance(error["input"], (dict, list)) else f"is {shown(error['input'])}, but "
     if kind == "value_error":
         return loc, was + str(limits["error"])
     if kind == "literal_error":
-        later = error["input"] in ("pppoe", "sstp", "eap")
+        later = error["input"] in ("sstp", "eap")
         return loc, was + ("that is not in this version: it " if later else "") + f"must be {limits['expected'].replace(chr(39), chr(34))}"
     if kind in ("greater_than_equal", "less_than_equal"):
         return loc, was + bounds(loc)
+    if kind == "tuple_type" and loc == ("server", "pppoe"):
+        return loc, "must be written [[server.pppoe]], once for each service"
+    if kind == "too_short" and error["input"] == "":
+        return loc, "must not be empty"
     if kind == "too_short":
         return loc, "is empty, but must have at least one element"
     if kind == "too_long":
@@ -225,14 +236,15 @@ def conflicts(config: Config) -> Iterator[Problem]:
             if any(n.prefixlen < 31 and profile.local_address in (n.network_address, n.broadcast_address) for n in networks):
                 yield (*where, "local-address"), \
                     f'is {profile.local_address}, the first or last address of pool "{pool}"; one between them would be right'
-    for name, serving in config.server.all().items():
+    for key, serving in config.server.all():
         if serving.enabled and serving.default_profile not in config.profiles:
-            yield ("server", name, "default-profile"), \
+            yield ("server", *key, "default-profile"), \
                 f'is "{serving.default_profile}", which does not exist; {named("profiles", config.profiles)}'
         if serving.max_sessions > config.concentrator.max_sessions:
-            yield (("server", name, "max-sessions"), f"is {serving.max_sessions}, but must not be above concentrator.max-sessions, "
+            yield (("server", *key, "max-sessions"), f"is {serving.max_sessions}, but must not be above concentrator.max-sessions, "
                    f"which is {config.concentrator.max_sessions}")
     yield from keyless(config)
+    yield from pppoe(config)
     if config.server.l2tp.hidden and not config.server.l2tp.tunnel_secret:
         yield ("server", "l2tp", "hidden"), "is true, but hiding needs a key: set tunnel-secret too"
     if config.concentrator.masquerade == config.concentrator.interface:
@@ -295,22 +307,53 @@ def ipv6(config: Config) -> Iterator[Problem]:
             if secret.remote_ipv6_prefix and own in secret.remote_ipv6_prefix:
                 yield ("profiles", name, "local-ipv6-address"), f'is {own}, in the remote-ipv6-prefix of "{user}"'
     if config.server.mtu < LEAST_IPV6_MTU and any(profile.local_ipv6_address for profile in config.profiles.values()):
-        name = next(name for name, serving in config.server.all().items() if serving.max_mtu == config.server.mtu)
-        yield ("server", name, "max-mtu"), f"is {config.server.mtu}, but IPv6 needs {LEAST_IPV6_MTU} (or take local-ipv6-address out)"
+        place = next(place for place, serving in config.server.all() if serving.max_mtu == config.server.mtu)
+        yield ("server", *place, "max-mtu"), f"is {config.server.mtu}, but IPv6 needs {LEAST_IPV6_MTU} (or take local-ipv6-address out)"
 
 
 def keyless(config: Config) -> Iterator[Problem]:
     """Servers whose users could never come up, because nothing that they authenticate with yields keys."""
-    for name, serving in config.server.enabled().items():
+    for key, serving in config.server.enabled():
         if any(method in YIELDING for method in serving.authentication):
             continue
-        wanted = [serving.default_profile, *(s.profile for s in config.secrets.values() if s.profile and s.service in ("any", name))]
+        wanted = [serving.default_profile, *(s.profile for s in config.secrets.values() if s.profile and s.service in ("any", key[0]))]
         for profile in wanted:
             if profile in config.profiles and config.profiles[profile].encryption.required:
-                yield ("server", name, "authentication"), (
+                yield ("server", *key, "authentication"), (
                     f'is {", ".join(serving.authentication)}, but profile "{profile}" has use-encryption = "require", '
                     f'and only {" and ".join(YIELDING)} yield keys to encrypt with')
                 break
+
+
+def pppoe(config: Config) -> Iterator[Problem]:
+    """Services of one interface that cannot be told apart, or do not agree about it, and what there is no room for."""
+    before: list[tuple[int, Pppoe]] = []
+    for number, service in enumerate(config.server.pppoe):
+        where: Key = ("server", "pppoe", number)
+        for other, earlier in before if service.enabled else ():
+            shared = sorted(set(service.interface) & set(earlier.interface))
+            if shared and service.service_name == earlier.service_name and overlap(service, earlier):
+                yield (*where, "service-name"), f'is "{service.service_name}", which server.pppoe[{other}] offers on {shared[0]} already'
+            for key in "padi-limit", "padi-limit-per-mac":
+                mine, its = (getattr(s, key.replace("-", "_")) for s in (service, earlier))
+                if shared and mine != its:
+                    yield (*where, key), f"is {mine}, but {shared[0]} has one limit for all, and server.pppoe[{other}] says {its}"
+        if service.enabled:
+            before.append((number, service))
+    if len(wire_ports(config.server)) > PORTS:
+        yield ("server",), f"has {len(wire_ports(config.server))} addresses and interfaces to listen on, but at most {PORTS} are possible"
+    if (rows := sum(len(service.interface) for _, service in before)) > SERVICES:
+        yield ("server", "pppoe"), f"has {rows} services, one on two interfaces being two, but at most {SERVICES} are possible"
+    if (macs := sum(len(service.interface) * len(service.allow_mac or service.deny_mac) for _, service in before)) > LISTED:
+        yield (("server", "pppoe"), f"has {macs} MACs in its lists, each as often as its service has interfaces, "
+               f"but at most {LISTED} are possible")
+
+
+def overlap(one: Pppoe, other: Pppoe) -> bool:
+    """Whether some VLANs are of both."""
+    untagged = (((0, 0), (0, 0)),)
+    return any(all(max(a[0], b[0]) <= min(a[1], b[1]) for a, b in zip(mine, its, strict=True))
+               for mine in one.ranges or untagged for its in other.ranges or untagged)
 
 
 def secrets(config: Config, locals_: set[Any]) -> Iterator[Problem]:
@@ -319,7 +362,7 @@ def secrets(config: Config, locals_: set[Any]) -> Iterator[Problem]:
         where: Key = ("secrets", user)
         if secret.profile and secret.profile not in config.profiles:
             yield (*where, "profile"), f'is "{secret.profile}", which does not exist; {named("profiles", config.profiles)}'
-        defaults = [s.default_profile for service, s in config.server.all().items() if secret.service in ("any", service)]
+        defaults = [s.default_profile for key, s in config.server.all() if secret.service in ("any", key[0])]
         for name in dict.fromkeys([secret.profile] if secret.profile else defaults):
             profile = config.profiles.get(name)
             if profile and secret.remote_address is None and profile.remote_address is None and not profile.gives_ipv6(secret):

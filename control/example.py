@@ -25,6 +25,7 @@ reorder-window = 32             # how many packets of a numbered session (PPTP's
 reorder-time = "20ms"           # and for how long
 log = "info"                    # debug | info | warning | error
 forwarding = true               # switch the machine's forwarding on while headrace runs
+padi-limit = 20000              # PPPoE hosts that look for us, a second: how many are answered, on all interfaces
 masquerade = ""                 # the uplink whose address the clients share, such as "eth0"; "": none
 
 [pools]
@@ -49,10 +50,10 @@ mppe-stateful = false           # true: ask for keys that last 256 packets
 [secrets.{user}]
 password = "{password}"
 profile = "default-encryption"
-service = "any"                 # any | l2tp | pptp
+service = "any"                 # any | l2tp | pptp | pppoe
 # remote-address = "10.67.0.9"  # always this address
 # remote-ipv6-prefix = "2001:db8:67:9::/64"
-# caller-id = "192.0.2.7"       # only from this address
+# caller-id = "192.0.2.7"       # only from this address, or PPPoE's "02:00:5E:10:00:01"
 
 [server.l2tp]
 enabled = true
@@ -78,6 +79,26 @@ keepalive-timeout = "30s"
 max-sessions = 0
 dscp = "inherit"
 gre-transmit = "auto"           # auto | ring | raw: data past the kernel's output, where it has no say
+
+# [[server.pppoe]]              # one for each service
+# enabled = true
+# interface = "eth1"            # or several
+# pppoe-over-vlan-range = []    # "100-199", "100.1-4094" (two tags), "untagged"; none: untagged
+# service-name = ""
+# accept-service-name = "blank" # exact: only who asks for that name | blank: and who asks for none | any: whatever is asked for
+# ac-name = "headrace"
+# authentication = ["mschap2", "mschap1"]
+# default-profile = "default-encryption"
+# max-mtu = 1480                # up to 1492, and to 1500 where a client says PPP-Max-Payload and the interface's MTU is 1508
+# max-mru = 1480
+# keepalive-timeout = "10s"
+# max-sessions = 0
+# one-session-per-host = false  # a new session of a MAC ends the old one
+# allow-mac = []                # only these
+# deny-mac = []                 # not these
+# pado-delay = "0s"             # or by sessions: {{ 0 = "0s", 5000 = "200ms", 9000 = "refuse" }}
+# padi-limit = 10000            # hosts that are answered a second on an interface,
+# padi-limit-per-mac = 2        # and how often each
 
 # [ipv6-pool.links]
 # prefix = "2001:db8:67::/48"   # split into /64s
@@ -110,14 +131,14 @@ def own_address(listen: str) -> str:
 
 def dial(config: Config) -> list[str]:
     """What a client must dial, in a few lines for each server."""
-    servers = config.server.enabled()
+    servers = dict.fromkeys(str(key[0]) for key, _ in config.server.enabled())
     if not servers or not config.secrets:
-        return ["nobody can dial in: " + ("there is no [secrets.USER]" if servers else "neither server.l2tp nor server.pptp is enabled")]
+        return ["nobody can dial in: " + ("there is no [secrets.USER]" if servers else "no server is enabled")]
     lines: list[str] = []
     for name in servers:
         user, secret = next(((u, s) for u, s in config.secrets.items() if s.service in ("any", name)), ("", None))
         if secret is not None:
-            lines += {"l2tp": l2tp, "pptp": pptp}[name](config, user, secret)
+            lines += {"l2tp": l2tp, "pptp": pptp, "pppoe": pppoe}[name](config, user, secret)
     return lines
 
 
@@ -155,3 +176,19 @@ def pptp(config: Config, user: str, secret: Secret) -> list[str]:
         f"  Windows   Add-VpnConnection headrace {address} -TunnelType Pptp {windows(config, server, secret)}",
         f"  RouterOS  /interface pptp-client add name=headrace connect-to={address} user={user} password={password} disabled=no",
     ]
+
+
+def pppoe(config: Config, user: str, secret: Secret) -> list[str]:
+    lines = []
+    for service in config.server.pppoe:
+        if service.enabled:
+            asked = service.service_name if service.accept_service_name == "exact" else ""
+            name = f", service-name {service.service_name}" if service.service_name else ""
+            lines += [
+                f"dial PPPoE on the wire of {', '.join(service.interface)}{name}, user {user}, password {secret.password}",
+                f"  Linux     pppd plugin rp-pppoe.so {f'rp_pppoe_service {asked} ' if asked else ''}INTERFACE "
+                f"{pppd(config, service, user, secret)}",
+                f"  RouterOS  /interface pppoe-client add name=headrace interface=INTERFACE {f'service-name={asked} ' if asked else ''}"
+                f"user={user} password={secret.password} disabled=no",
+            ]
+    return lines

@@ -14,7 +14,7 @@ from ..fastpath import crash
 from ..fastpath.table import Tables
 from ..fastpath.worker import Forwarder, PortKind
 from . import config as configuration
-from . import listener, log, tun
+from . import listener, log, mac, tun
 from .address import mapped
 from .settings import Config
 from .store import Store
@@ -39,6 +39,8 @@ def build(store: Store, config: Config) -> Forwarder:
                 family, host, port = listener.address_of(listen)
                 express = store.get(f"udp/{listen}/{own.workers + worker}")
                 listeners.append((fd, family, host in ("0.0.0.0", "::"), listener.local_of(listen), port, PortKind.PORT_UDP, express))
+            elif kind == "ethernet":            # with which MAC, control says in what it offers
+                listeners.append((fd, socket.AF_PACKET, False, mac.station(bytes(6)), 0, PortKind.PORT_ETHERNET))
             else:
                 local = mapped(socket.inet_pton(socket.AF_INET, listen))
                 listeners.append((fd, socket.AF_INET, listen == "0.0.0.0", local, 0, PortKind.PORT_GRE))

@@ -1,8 +1,8 @@
 """Tunnel and session ids: chosen by us, so that they lead straight to a slot (design.md 4).
 
-A session id belongs to the bank of its tunnel, slot = bank << 16 | id; in PPTP a hash of the peer's address stands for the tunnel's id.
-Ids are handed out oldest first and rest for a minute, so that what is still under way for an old session never meets a new one. Those
-never used come first, from a random one on. What a former life left behind counts as used.
+A session id belongs to the bank of its tunnel, slot = bank << 16 | id; in PPTP a hash of the peer's address stands for the tunnel's id,
+in PPPoE one of the network. Ids are handed out oldest first and rest for a minute, so that what is still under way for an old session
+never meets a new one. Those never used come first, from a random one on. What a former life left behind counts as used.
 
 Since ids rest, who opens calls and clears them in a loop would soon have made a bank's 65,534 rest, or all tunnels'. So those calls and
 tunnels are counted, by where they came from, in which no user was ever let in: from one place no more than STRANGERS of them may rest.
@@ -146,9 +146,9 @@ class Ids:
     def take_session(self, tunnel_id: int, peer: bytes) -> int | None:
         return self._take("l2tp", tunnel_id, peer)
 
-    def take_call(self, peer: bytes) -> int | None:
-        """A PPTP call's, for this peer's address (pptpevents.CallIds)."""
-        return self._take("pptp", self.tables.peer_hash(peer), peer)
+    def take_call(self, peer: bytes, service: str = "pptp") -> int | None:
+        """A call's, for this peer's address (pptpevents.CallIds), or for this network (pppoe.Ids)."""
+        return self._take(service, self.tables.peer_hash(peer), peer)
 
     def _take(self, service: str, tunnel_id: int, peer: bytes) -> int | None:
         if self._full(service) or self.strangers.refuses(peer, self.clock()):
@@ -184,8 +184,8 @@ class Ids:
     def give_session(self, tunnel_id: int, session_id: int) -> None:
         self._give("l2tp", tunnel_id, session_id)
 
-    def give_call(self, peer: bytes, call_id: int) -> None:
-        self._give("pptp", self.tables.peer_hash(peer), call_id)
+    def give_call(self, peer: bytes, call_id: int, service: str = "pptp") -> None:
+        self._give(service, self.tables.peer_hash(peer), call_id)
 
     def _give(self, service: str, tunnel_id: int, session_id: int) -> None:
         bank = self.banks[tunnel_id % len(self.banks)]

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..fastpath.packet import Kind
 from ..fastpath.table import ConfigFlag, State
+from . import mac
 from .address import mapped
 from .l2tpevents import CallOpening, TunnelState
 from .link import LinkUp
@@ -24,6 +25,7 @@ from .mppe import Cipher
 from .nexthops import NextHops
 
 L2TP_DATA, L2TP_SEQUENCED = 0x0002, 0x0802      # flags and version of a data message (RFC 2661 section 3.1)
+PPPOE_SESSION, PPPOE_VERSION = 0x8864, 0x11     # ethertype; version and type (RFC 2516 section 4)
 GRE_DATA, GRE_PPP = 0x3081, 0x880B              # K, S, A and version 1 (RFC 2637 section 4.1)
 TCP_IP = 40                                     # octets of the headers that an MSS leaves out
 SINGLE = 128                                    # prefix length of one address
@@ -43,14 +45,29 @@ def gre(call: Any, sequenced: bool) -> tuple[bytes, int, int]:
     return struct.pack("!HHHHLL", GRE_DATA, GRE_PPP, 0, call.peer_call_id, 0, 0), 8, 4
 
 
-HEADERS: dict[int, Callable[[Any, bool], tuple[bytes, int, int]]] = {Kind.KIND_L2TP: l2tp, Kind.KIND_PPTP: gre}
+def ethernet(call: Any, sequenced: bool) -> tuple[bytes, int, int]:
+    """Ethernet's header with the tags of the peer's network, and PPPoE's."""
+    peer, local = call.path.peer, call.path.local
+    tags = b"".join(struct.pack("!HH", *vlan) for vlan in mac.vlans(peer))
+    head = mac.mac(peer) + mac.mac(local) + tags + struct.pack("!HBBHH", PPPOE_SESSION, PPPOE_VERSION, 0, call.session_id, 0)
+    return head, 0, len(head) - 2
+
+
+HEADERS: dict[int, Callable[[Any, bool], tuple[bytes, int, int]]] = {Kind.KIND_L2TP: l2tp, Kind.KIND_PPTP: gre, Kind.KIND_PPPOE: ethernet}
+BARE = (Kind.KIND_PPPOE,)                       # whose PPP has no address and control field, nor a compressed protocol
 
 
 def template(kind: Kind, call: Any, *, sequenced: bool, acfc: bool = False, pfc: bool = False) -> dict[str, Any]:
     """The header in front of an IPv4 packet of a call, and where its parts are."""
     head, ns_at, length_at = HEADERS[kind](call, sequenced)
-    ppp = (b"" if acfc else b"\xff\x03") + (b"\x21" if pfc else b"\x00\x21")
+    bare = kind in BARE
+    ppp = (b"" if acfc or bare else b"\xff\x03") + (b"\x21" if pfc and not bare else b"\x00\x21")
     return {"template": head + ppp, "ppp_at": len(head), "ns_at": ns_at, "length_at": length_at}
+
+
+def bare(kind: Kind) -> int:
+    """The flag of such a session's configuration, or 0."""
+    return ConfigFlag.CONFIG_BARE if kind in BARE else 0
 
 
 def routes(link: LinkUp, address: IPv4Address | None, *prefixes: IPv6Network | None) -> frozenset[Route]:
@@ -70,7 +87,7 @@ class Installer:
     def open(self, kind: Kind, call: Any, owner: int, sequenced: bool = False) -> tuple[int, int]:
         """(slot, generation) of the new session."""
         slot, generation = self.tables.publish(kind, call.tunnel_id, call.session_id, owner, call.path[:5],
-                                               flags=ConfigFlag.CONFIG_SEQUENCED if sequenced else 0,
+                                               flags=(ConfigFlag.CONFIG_SEQUENCED if sequenced else 0) | bare(kind),
                                                **template(kind, call, sequenced=sequenced))
         if self.hops and kind == Kind.KIND_PPTP:
             self.hops.attach(slot, call.path.peer, call.path.local)
@@ -85,7 +102,7 @@ class Installer:
            rekey: bool = True) -> None:
         """`leads` are the routes, `prefix` the link's own /64, `gateway6` who says that a packet is too big. A link that was up may
         change without interruption; `rekey` is False when its ciphers go on where they are."""
-        flags = (ConfigFlag.CONFIG_IP if link.ip else 0) | (ConfigFlag.CONFIG_IPV6 if link.ipv6 else 0)
+        flags = (ConfigFlag.CONFIG_IP if link.ip else 0) | (ConfigFlag.CONFIG_IPV6 if link.ipv6 else 0) | bare(kind)
         if clamp:
             flags |= ConfigFlag.CONFIG_CLAMP_MSS
         if dscp == "inherit":

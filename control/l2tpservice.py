@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from ..fastpath.packet import Kind
 from ..fastpath.punt import PuntKind
@@ -106,7 +107,7 @@ class L2tp(Service):
     def hang_up(self, call: CallOpening, reason: Reason, now: float) -> None:
         self.endpoint.hang_up(call.tunnel_id, call.session_id, reason, now, *CDN_RESULT.get(reason.code, (3, 0)))
 
-    def say_goodbye(self, now: float) -> int:
+    def say_goodbye(self, now: float, slots: Iterable[int]) -> int:
         tables, states = self.core.tables, []
         for tunnel in tables.tunnels()["state"].nonzero()[0]:
             state, peer_tunnel, ns, nr, acked, path = tables.read_tunnel(int(tunnel))

@@ -7,6 +7,7 @@ of equal datagrams in one piece (UDP_GRO). What is numbered or encrypted stays w
 TCP: one, on which control accepts.
 GRE: raw sockets, of which each would get a copy of everything. The first worker's gets PPTP's data and nothing else; those of the others,
 which send, get nothing.
+Ethernet: packet sockets, and the same holds for them; who reads an interface is another worker for the next.
 """
 from __future__ import annotations
 
@@ -34,6 +35,13 @@ NET = 0xFFF00000                # where the IP header stands for these programs;
 ECN: dict[int, tuple[int, int, int]] = {             # code of the load, offset, mask
     socket.AF_INET: (0x30, NET + 1, 0x03), socket.AF_INET6: (0x28, NET, 0x30)}
 SENDER: dict[int, tuple[int, int]] = {socket.AF_INET: (NET + 12, NET + 20), socket.AF_INET6: (NET + 20, NET + 40)}
+# Not what is for another station, which a promiscuous interface hears, and not what we send; then ethertype 8863 or 8864, the first one,
+# or behind one tag or two. The outermost tag is mostly no more in the frame by now, but beside it.
+PPPOE: Program = ((0x20, 0, 0, 0xFFFFF004), (0x25, 14, 0, 2), (0x28, 0, 0, 12), (0x15, 11, 0, 0x8863), (0x15, 10, 0, 0x8864),
+                  (0x15, 1, 0, 0x8100), (0x15, 0, 9, 0x88A8), (0x28, 0, 0, 16), (0x15, 6, 0, 0x8863), (0x15, 5, 0, 0x8864),
+                  (0x15, 1, 0, 0x8100), (0x15, 0, 4, 0x88A8), (0x28, 0, 0, 20), (0x15, 1, 0, 0x8863), (0x15, 0, 1, 0x8864),
+                  (0x06, 0, 0, 0xFFFFFFFF), (0x06, 0, 0, 0))
+SOL_PACKET, PACKET_AUXDATA, PACKET_IGNORE_OUTGOING = 263, 8, 23
 IP_PKTINFO, IP_RECVTOS = 8, 13
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 BUFFER = 8 << 20
@@ -118,7 +126,13 @@ def wire_ports(server: Server) -> list[tuple[str, str]]:
     """What each worker has on the wire's side, as the store names it; the order is the ports' in every Path."""
     l2tp, pptp = server.l2tp, server.pptp
     return ([("udp", listen) for listen in l2tp.listen if l2tp.enabled]
-            + [("gre", address) for address in gre_addresses(pptp.listen) if pptp.enabled])
+            + [("gre", address) for address in gre_addresses(pptp.listen) if pptp.enabled]
+            + [("ethernet", interface) for interface in server.interfaces])
+
+
+def ethernet_ports(server: Server) -> dict[str, int]:
+    """The port of each interface of PPPoE's."""
+    return {name: port for port, (kind, name) in enumerate(wire_ports(server)) if kind == "ethernet"}
 
 
 def gre_port(server: Server, listen: str) -> int:
@@ -170,6 +184,26 @@ def open_frames() -> socket.socket:
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
     enlarge(sock, BUFFER)
     return sock
+
+
+def open_ethernet(workers: int, reader: int) -> list[socket.socket]:
+    """A packet socket for each worker, of which the reader's alone receives: PPPoE's frames to us and to all, behind any tags. They
+    belong to no interface yet: who follows it binds them (interfaces.py). CAP_NET_RAW."""
+    sockets: list[socket.socket] = []
+    try:
+        for worker in range(workers):
+            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
+            sockets.append(sock)
+            _filter(sock, PPPOE if worker == reader else NOTHING)
+            sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+            with contextlib.suppress(OSError):          # Linux 4.20; before, the filter alone keeps out what we send
+                sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+            enlarge(sock, BUFFER)
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
 
 
 def _filter(sock: socket.socket, program: Program) -> None:

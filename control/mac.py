@@ -35,9 +35,9 @@ def mac(address: bytes) -> bytes:
     return address[NETWORK:]
 
 
-def network(address: bytes) -> bytes:
-    """The 16 octets that all stations of its network share."""
-    return address[:NETWORK] + bytes(6)
+def network(address: bytes, port: int = 0) -> bytes:
+    """The 16 octets that all stations of its network share, on the interface behind that port."""
+    return address[:NETWORK] + bytes(5) + bytes((port,))
 
 
 def vlans(address: bytes) -> tuple[Vlan, ...]:

@@ -213,7 +213,7 @@ class Endpoint(Machine):
         self.settings, self.ids, self.random, self.offer = settings, ids, random, offer
         self.counts: defaultdict[str, int] = defaultdict(int)                   # drops, by name
         self.stopping = False
-        self._calls: dict[tuple[int, bytes, int], Call] = {}                    # established, by port, network and session id
+        self._calls: dict[tuple[bytes, int], Call] = {}                         # established, by network and session id
         self._hosts: defaultdict[tuple[int, bytes], set[Call]] = defaultdict(set)   # the concentrator's, by port and peer
         self._answered: dict[tuple[bytes, ...], tuple[float, Call]] = {}        # oldest first: by what a repeated PADR says again
         self._dialling: dict[bytes, Call] = {}                                  # a host's, by Host-Uniq
@@ -225,6 +225,11 @@ class Endpoint(Machine):
     def __len__(self) -> int:
         """Sessions of both roles."""
         return len(self._calls)
+
+    @property
+    def settled(self) -> bool:
+        """All goodbyes were heard, or given up: nobody answers a PADT."""
+        return True
 
     # -- in
 
@@ -243,7 +248,7 @@ class Endpoint(Machine):
             self.counts["padi"] += 1
 
     def _terminate(self, path: Path, packet: Discovery, now: float) -> None:
-        call = self._calls.get((path.port, mac.network(path.peer), packet.session_id))
+        call = self._calls.get((mac.network(path.peer, path.port), packet.session_id))
         if call is None or call.path.peer != path.peer:
             self.counts["unknown_session"] += 1
         else:
@@ -287,7 +292,7 @@ class Endpoint(Machine):
                     other.fire("Close", Reason("admin", "replaced", f"{mac.shown(path.peer)} began another session"), now)
         if offer.max_sessions and self._sessions[offer.name] >= offer.max_sessions:
             return self._refuse(path, answer, "ac_system_error", b"the service has all its sessions")
-        session_id = self.ids.take_call(mac.network(path.peer))
+        session_id = self.ids.take_call(mac.network(path.peer, path.port))
         if not session_id:
             return self._refuse(path, answer, "ac_system_error", b"no room for another session")
         call = Call(self, path, CONCENTRATOR)
@@ -329,7 +334,7 @@ class Endpoint(Machine):
 
     def hang_up(self, opening: CallOpening, reason: Reason, now: float) -> None:
         """End a session (PADT); nothing when it is gone already."""
-        call = self._calls.get((opening.path.port, mac.network(opening.path.peer), opening.session_id))
+        call = self._calls.get((mac.network(opening.path.peer, opening.path.port), opening.session_id))
         if call is not None and call.opening is opening:
             call.fire("Close", reason, now)
 
@@ -337,6 +342,14 @@ class Endpoint(Machine):
         """End what `dial` began, however far it came."""
         if handle in self._handles:
             self._handles[handle].fire("Close", reason, now)
+
+    def terminate(self, path: Path, session_id: int) -> None:
+        """PADT for a session that is nobody's: of a former life."""
+        self.transmit(path, tags.encode("PADT", session_id, {}))
+
+    def sessions(self, name: str) -> int:
+        """How many of the service with that Offer.name."""
+        return self._sessions.get(name, 0)
 
     def close_all(self, reason: Reason, now: float) -> None:
         """PADT to every peer; from now on no session is given."""
@@ -369,7 +382,7 @@ class Endpoint(Machine):
     def established(self, call: Call) -> None:
         opening = call.opening
         assert opening
-        self._calls[opening.path.port, mac.network(opening.path.peer), opening.session_id] = call
+        self._calls[mac.network(opening.path.peer, opening.path.port), opening.session_id] = call
         if call.handle:
             del self._dialling[call.values["host_uniq"]]
         self._events += opening, CallUp(opening)
@@ -378,7 +391,7 @@ class Endpoint(Machine):
         call.due = None
         opening = call.opening
         if opening:
-            del self._calls[opening.path.port, mac.network(opening.path.peer), opening.session_id]
+            del self._calls[mac.network(opening.path.peer, opening.path.port), opening.session_id]
         if call.handle:
             del self._handles[call.handle]
             self._dialling.pop(call.values["host_uniq"], None)
@@ -390,5 +403,5 @@ class Endpoint(Machine):
             self._sessions[call.offer.name] -= 1
             if self._answered.get(call.answer, (0.0, None))[1] is call:
                 del self._answered[call.answer]
-            self.ids.give_call(mac.network(opening.path.peer), opening.session_id)
+            self.ids.give_call(mac.network(opening.path.peer, opening.path.port), opening.session_id)
         self._events.append(CallDown(call.handle, opening, reason, by_peer))

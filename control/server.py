@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import gc
 import json
 import logging
 import os
 import signal
+import socket
+import struct
 import sys
+import termios
 import time
 from typing import Any
 
@@ -25,6 +29,7 @@ from . import api, log
 from . import config as configuration
 from .concentrator import Concentrator
 from .duid import server_duid
+from .interfaces import Interfaces
 from .listener import gre_port
 from .nexthops import NextHops
 from .operations import Operations
@@ -64,6 +69,7 @@ class Server:
         self.hops: NextHops | None = None
         if config.server.pptp.enabled and config.server.pptp.gre_transmit != "raw":
             self.hops = self.concentrator.installer.hops = NextHops(self.tables)
+        self.interfaces = self.follow(config)
         self.timer: asyncio.TimerHandle | None = None
         self.due: float | None = None
         self.beaten = time.monotonic()
@@ -105,6 +111,28 @@ class Server:
         """Some peers at a time; others get their turn."""
         if self.hops and self.hops.step():
             self.loop.call_soon(self.reroute)
+
+    def follow(self, config: Config) -> Interfaces | None:
+        """PPPoE's interfaces, if there are any."""
+        names = config.server.interfaces
+        if not names:
+            return None
+        sockets = {name: [socket.socket(fileno=self.store.get(f"ethernet/{name}/{worker}")) for worker in range(self.tables.workers)]
+                   for name in names}
+        tagged = {name for service in config.server.pppoe if any(outer[1] for outer, _ in service.ranges) for name in service.interface}
+        return Interfaces(sockets, tagged, self.concentrator.pppoe.interface)
+
+    def relinked(self) -> None:
+        """The kernel's interfaces changed."""
+        assert self.interfaces
+        self.catch_up()
+        self.interfaces.read()
+        self.settle()
+
+    @property
+    def said(self) -> bool:
+        """The workers have taken all that there was to send."""
+        return not any(self.unsent) and not any(struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, bytes(4)))[0] for fd in self.fds)
 
     def beat(self) -> None:
         """Tell the workers that we live, and see whether they do."""
@@ -194,11 +222,14 @@ class Server:
                     break
         old = self.concentrator.say_goodbye(time.monotonic())
         if old:
-            logger.warning("control was restarted: saying goodbye to %d tunnel%s of before", old, "s" * (old != 1))
+            logger.warning("control was restarted: saying goodbye to %d peer%s of before", old, "s" * (old != 1))
         for worker, fd in enumerate(self.fds):
             self.loop.add_reader(fd, self.readable, worker)
         if self.hops:
             self.loop.add_reader(self.hops.fileno(), self.rerouted)
+        if self.interfaces:
+            self.loop.add_reader(self.interfaces.fileno(), self.relinked)
+            self.interfaces.look()
         pptp = self.config.server.pptp
         for listen in pptp.listen if pptp.enabled else ():
             await self.streams.listen(self.store.get(f"tcp/{listen}"), gre_port(self.config.server, listen))
@@ -212,7 +243,7 @@ class Server:
         self.concentrator.shut_down(time.monotonic())
         self.settle()
         until = time.monotonic() + GOODBYE
-        while not self.concentrator.settled and time.monotonic() < until:
+        while not (self.concentrator.settled and self.said) and time.monotonic() < until:
             await asyncio.sleep(0.02)       # acknowledgments come in by `readable` meanwhile
         self.streams.close()
         await runner.cleanup()

@@ -9,7 +9,7 @@ the type itself reads, and its template in install.py. Everything above, PPP, us
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -73,6 +73,11 @@ class Endpoint(Protocol):
     def __len__(self) -> int: ...
 
 
+def link_settings(table: Serving) -> LinkSettings:
+    """PPP as a server's table wants it."""
+    return LinkSettings(mru=table.max_mru, mtu=table.max_mtu, authentication=table.authentication)
+
+
 class Service:
     """One tunnel type of a concentrator, `core`, whose ids, tables, installer, outbox and failures it uses."""
     name: ClassVar[str]         # of [server.NAME], in sessions' names and listings
@@ -90,7 +95,7 @@ class Service:
     def configure(self, config: Config) -> None:
         """Another configuration is in force; calls that are up stay as they are."""
         self.table: Serving = getattr(config.server, self.name)
-        self.link = LinkSettings(mru=self.table.max_mru, mtu=self.table.max_mtu, authentication=self.table.authentication)
+        self.link = link_settings(self.table)
 
     # -- what a machine does
 
@@ -118,11 +123,28 @@ class Service:
         self.stopping = True
         self.endpoint.close_all(reason, now)
 
-    def say_goodbye(self, now: float) -> int:
-        """End what a former life left, as far as it is on record; how many peers."""
+    def say_goodbye(self, now: float, slots: Iterable[int]) -> int:
+        """End what a former life left, as far as it is on record, sessions in `slots` among it; to how many goodbye is said."""
         return 0
 
     # -- how it stands
+
+    def table_of(self, call: Any) -> Serving:
+        """What the configuration says of such calls."""
+        return self.table
+
+    def link_of(self, call: Any) -> LinkSettings:
+        """And of their PPP."""
+        return self.link
+
+    def told(self, call: Any) -> dict[str, str]:
+        """What else `sessions` shows of a call."""
+        return {}
+
+    @property
+    def max_sessions(self) -> int:
+        """0: as many as the concentrator takes."""
+        return self.table.max_sessions
 
     @property
     def settled(self) -> bool:

@@ -69,6 +69,7 @@ class Session:
             "idle-time": max(0, round(now - max(last_user * TICK_SECONDS, self.up_since or now))),
             "encoding": link.encoding if link else "", "mtu": link.mtu if link else 0, "mru": link.mru if link else 0,
             "rx-bytes": rx_bytes, "tx-bytes": tx_bytes, "rx-packets": rx_packets, "tx-packets": tx_packets, "state": self.state,
+            **self.service.told(self.call),
             **({"remote-ipv6-prefix": str(self.prefix)} if self.prefix else {}),
             **({"delegated-ipv6-prefix": str(self.delegated)} if self.delegated else {})}
 

@@ -94,7 +94,7 @@ class Sessions(dict[int, Session]):
         if event.sequenced:
             session.sequenced = True
             self.installer.sequence(session.slot, session.service.kind, session.call)
-        session.ppp = PPP("server", session.service.link, self.random)
+        session.ppp = PPP("server", session.service.link_of(session.call), self.random)
         if session.service.patience and not session.early:
             session.patient = True
             self.wake(session, now + session.service.patience)
@@ -220,7 +220,7 @@ class Sessions(dict[int, Session]):
             self.refuse(session, event, checked, now)
             return
         account, secret, message = checked
-        profile = self.authority.profile(secret, service.table.default_profile)
+        profile = self.authority.profile(secret, service.table_of(session.call).default_profile)
         self.give_back(session)         # authenticated anew: it gets its address again, if that is still what it should have
         fixed = self.authority.fixed_address(secret, profile)
         for other in self.names.of(account):
@@ -245,7 +245,7 @@ class Sessions(dict[int, Session]):
         session.ppp.authenticated(verdict, now, event)
 
     def link_up(self, session: Session, event: LinkUp, now: float) -> None:
-        profile, table = session.profile, session.service.table
+        profile, table = session.profile, session.service.table_of(session.call)
         assert profile is not None              # nothing is up that was not authenticated
         before, rekey = session.leads, session.cipher is not event.cipher
         if not event.ipv6:
@@ -253,7 +253,7 @@ class Sessions(dict[int, Session]):
         leads = routes(event, session.address, session.prefix, session.delegated)
         session.leads = before | leads          # should the tables refuse, all of them are taken out
         self.installer.up(session.slot, session.service.kind, session.call, event, sequenced=session.sequenced,
-                          clamp=profile.change_tcp_mss, keepalive=table.keepalive_timeout, dscp=table.dscp, leads=leads,
+                          clamp=profile.change_tcp_mss, keepalive=table.keepalive_timeout, dscp=getattr(table, "dscp", 0), leads=leads,
                           prefix=session.prefix, gateway6=profile.local_ipv6_address, rekey=rekey)
         session.cipher = event.cipher
         self.installer.forget(session.slot, before - leads)

@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from . import duration
+from . import duration, mac
 from .mppe import Policy
 
 LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"    # of a domain name
@@ -172,7 +172,51 @@ def _dscp(value: Any) -> int | str:
     raise ValueError('must be "inherit" or a number from 0 to 63')
 
 
+def _mac(value: Any) -> str:
+    """One spelling for each."""
+    return mac.parse(value if isinstance(value, str) else "").hex(":").upper()
+
+
+def _vlans(value: Any) -> str:
+    """From which VLAN to which, of the outer tag and behind a point of the inner one; one spelling for each."""
+    text = str(value) if type(value) is int else value
+    tag = r"(\d{1,4})(?:-(\d{1,4}))?"
+    match = re.fullmatch(rf"{tag}(?:\.{tag})?", text) if isinstance(text, str) else None
+    if text == "untagged":
+        return text
+    if match:
+        ends = [(int(low), int(high or low)) for low, high in (match.groups()[:2], match.groups()[2:]) if low]
+        if all(1 <= low <= high <= 4094 for low, high in ends):
+            return ".".join(f"{low}-{high}" if low < high else str(low) for low, high in ends)
+    raise ValueError('must be VLANs such as "100-199", two tags such as "100.7" or "100-199.1-4094", or "untagged"')
+
+
+def _octets(text: str) -> str:
+    if len(text.encode()) > 64:
+        raise ValueError("must have at most 64 octets")
+    return text
+
+
+def _delays(value: Any) -> Any:
+    """What is said once is said for any number of sessions; `refuse` is a delay too."""
+    table = value if isinstance(value, dict) else {"0": value}
+    delays: dict[str, str | float] = {}
+    for sessions, delay in table.items():
+        if not re.fullmatch(r"\d{1,7}", sessions):
+            raise ValueError(f'has "{sessions}", where a number of sessions must be')
+        seconds = delay if delay == "refuse" else duration.parse(delay)
+        if seconds != "refuse" and seconds > 10:
+            raise ValueError('must be at most 10s, or "refuse"')
+        delays[str(int(sessions))] = seconds
+    return delays
+
+
 Duration = Annotated[float, BeforeValidator(duration.parse)]
+Mac = Annotated[str, BeforeValidator(_mac)]
+Vlans = Annotated[str, BeforeValidator(_vlans)]
+Octets = Annotated[str, AfterValidator(_octets)]
+Delays = Annotated[dict[str, Literal["refuse"] | float], BeforeValidator(_delays)]
+Rate = Annotated[StrictInt, Field(ge=1, le=1_000_000)]
 Listener = Annotated[str, BeforeValidator(_listener)]
 Listener4 = Annotated[str, BeforeValidator(_listener4)]
 Address = Annotated[IPv4Address, BeforeValidator(_address), PlainSerializer(str)]
@@ -184,6 +228,8 @@ Network6 = Annotated[IPv6Network, BeforeValidator(_network6), PlainSerializer(st
 LinkPrefix = Annotated[IPv6Network, BeforeValidator(_link_prefix), PlainSerializer(str)]
 Domain = Annotated[str, BeforeValidator(_domain)]
 Interface = Annotated[str, StringConstraints(pattern=rf"^{INTERFACE}$")]
+Key = tuple[str | int, ...]
+Ranges = tuple[tuple[int, int], tuple[int, int]]
 WORKERS = 16             # that a forwarder can have (fastpath/worker.pxd)
 Mtu = Annotated[StrictInt, Field(ge=576, le=1500)]
 Method = Literal["mschap2", "mschap1", "chap", "pap"]
@@ -209,6 +255,7 @@ class Concentrator(Table):
     log: Literal["debug", "info", "warning", "error"] = "info"
     forwarding: StrictBool = True
     masquerade: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{0,15}$")] = ""
+    padi_limit: Rate = 20000
 
 
 class Pool6(Table):
@@ -262,7 +309,7 @@ class Secret(Table):
         "routes", "limit-bytes-in", "limit-bytes-out", "rate-limit", "session-timeout", "idle-timeout"))
     password: str = Field(repr=False)
     profile: str | None = None
-    service: Literal["any", "l2tp", "pptp"] = "any"
+    service: Literal["any", "l2tp", "pptp", "pppoe"] = "any"
     remote_address: Address | None = None
     remote_ipv6_prefix: LinkPrefix | None = None
     caller_id: str | None = None
@@ -277,7 +324,6 @@ class Serving(Table):
     max_mru: Mtu = 1450
     keepalive_timeout: Duration = 30.0
     max_sessions: Annotated[StrictInt, Field(ge=0, le=1_000_000)] = 0
-    dscp: Dscp = "inherit"
 
 
 class L2tp(Serving):
@@ -285,6 +331,7 @@ class L2tp(Serving):
     later: ClassVar[frozenset[str]] = frozenset((
         "mrru", "use-ipsec", "ipsec-secret", "one-session-per-host", "allow-fast-path", "caller-id-type"))
     listen: Annotated[tuple[Listener, ...], Field(min_length=1), AfterValidator(_distinct)] = ("0.0.0.0:1701",)
+    dscp: Dscp = "inherit"
     tunnel_secret: str = Field(default="", repr=False)
     hidden: StrictBool = False
 
@@ -293,25 +340,72 @@ class Pptp(Serving):
     """[server.pptp]: PPTP on TCP and GRE (RFC 2637)."""
     later: ClassVar[frozenset[str]] = frozenset(["mrru"])
     listen: Annotated[tuple[Listener4, ...], Field(min_length=1), AfterValidator(_distinct)] = ("0.0.0.0:1723",)
+    dscp: Dscp = "inherit"
     gre_transmit: Literal["auto", "ring", "raw"] = "auto"
 
 
+class Pppoe(Serving):
+    """[[server.pppoe]]: one service of PPPoE on one interface or several (RFC 2516)."""
+    later: ClassVar[frozenset[str]] = frozenset(["mrru"])
+    enabled: StrictBool = True
+    interface: Annotated[tuple[Interface, ...], Field(min_length=1), AfterValidator(_distinct), BeforeValidator(_one_or_more)]
+    pppoe_over_vlan_range: Annotated[tuple[Vlans, ...], Field(max_length=8), AfterValidator(_distinct), BeforeValidator(_one_or_more)] = ()
+    service_name: Octets = ""
+    accept_service_name: Literal["exact", "blank", "any"] = "blank"
+    ac_name: Annotated[Octets, Field(min_length=1)] = "headrace"
+    max_mtu: Mtu = 1480
+    max_mru: Mtu = 1480
+    keepalive_timeout: Duration = 10.0
+    one_session_per_host: StrictBool = False
+    allow_mac: Annotated[tuple[Mac, ...], AfterValidator(_distinct)] = ()
+    deny_mac: Annotated[tuple[Mac, ...], AfterValidator(_distinct)] = ()
+    pado_delay: Delays = {"0": 0.0}
+    padi_limit: Rate = 10000
+    padi_limit_per_mac: Annotated[StrictInt, Field(ge=1, le=1000)] = 2
+
+    @property
+    def ranges(self) -> tuple[Ranges, ...]:
+        """(first, last) of the outer VLAN and of the inner one, 0 being no tag; none at all are the untagged frames alone."""
+        found = []
+        for text in self.pppoe_over_vlan_range:
+            ends = [] if text == "untagged" else [[int(end) for end in tag.split("-")] for tag in text.split(".")]
+            outer, inner = ([(end[0], end[-1]) for end in ends] + [(0, 0), (0, 0)])[:2]
+            found.append((outer, inner))
+        return tuple(found)
+
+    @property
+    def label(self) -> str:
+        """Which service it is, among all."""
+        return f"{self.service_name} on {'+'.join(self.interface)} {'+'.join(self.pppoe_over_vlan_range)}".rstrip()
+
+    def delay(self, sessions: int) -> float | Literal["refuse"]:
+        """Seconds that an offer waits when there are so many sessions."""
+        reached = [int(least) for least in self.pado_delay if int(least) <= sessions]
+        return self.pado_delay[str(max(reached))] if reached else 0.0
+
+
 class Server(Table):
-    later: ClassVar[frozenset[str]] = frozenset(["pppoe", "sstp"])
+    later: ClassVar[frozenset[str]] = frozenset(["sstp"])
     l2tp: L2tp = Field(default_factory=L2tp)
     pptp: Pptp = Field(default_factory=Pptp)
+    pppoe: tuple[Pppoe, ...] = ()
 
-    def all(self) -> dict[str, Serving]:
-        """Every [server.NAME] by name."""
-        return {name: getattr(self, name) for name in type(self).model_fields}
+    def all(self) -> list[tuple[Key, Serving]]:
+        """Every [server.NAME], and each of [[server.pppoe]], with its place behind `server`."""
+        return [(("l2tp",), self.l2tp), (("pptp",), self.pptp), *((("pppoe", number), one) for number, one in enumerate(self.pppoe))]
 
-    def enabled(self) -> dict[str, Serving]:
-        return {name: serving for name, serving in self.all().items() if serving.enabled}
+    def enabled(self) -> list[tuple[Key, Serving]]:
+        return [(key, serving) for key, serving in self.all() if serving.enabled]
+
+    @property
+    def interfaces(self) -> list[str]:
+        """PPPoE's, each once; their order is that of their ports."""
+        return sorted({interface for service in self.pppoe if service.enabled for interface in service.interface})
 
     @property
     def mtu(self) -> int:
         """Of the interface that carries all sessions: what the most generous server allows."""
-        return max(serving.max_mtu for serving in (self.enabled() or self.all()).values())
+        return max(serving.max_mtu for _, serving in self.enabled() or self.all())
 
 
 class Config(Table):

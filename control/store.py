@@ -11,6 +11,7 @@ names(prefix), ready. An answer is {} or {"error": sentence}.
     udp/<listen>/<worker>        a socket of a listen address, such as udp/0.0.0.0:1701/0
     tcp/<listen>                 one on which connections come in, such as tcp/0.0.0.0:1723
     gre/<address>/<worker>       a raw socket of GRE to and from a local address, such as gre/0.0.0.0/0
+    ethernet/<interface>/<worker> a packet socket of PPPoE's, bound to its interface by control while there is one
     punt/<worker>/forwarder      the two ends of the punt channel
     punt/<worker>/control
 """
@@ -64,7 +65,7 @@ class Store:
         """Have the supervisor open something, with its privileges; the names it keeps it under.
 
         kind "udp": listen="0.0.0.0:1701", a socket for each worker; "tcp": listen="0.0.0.0:1723"; "gre": address="0.0.0.0", a socket
-        for each worker.
+        for each worker; "ethernet": interface="eth1", likewise.
         """
         return self._ask([], "open", kind=kind, arguments=arguments)[0]["names"]
 

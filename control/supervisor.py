@@ -47,6 +47,7 @@ FIXED = ("interface", "workers", "max_sessions", "run_dir", "offload", "spin", "
          "masquerade")    # until a restart
 FIXED_SERVER = ("enabled", "listen")
 FIXED_PPTP = (*FIXED_SERVER, "gre_transmit")
+FIXED_PPPOE = ("interfaces",)
 
 
 def table_file(path: Path, max_sessions: int, workers: int) -> None:
@@ -73,7 +74,8 @@ class Supervisor:
         hold = float(os.environ.get("HEADRACE_HOLD_CONTROL") or 0)
         self.children = [Child("forwarder", commands["forwarder"], tun.pinned("FORWARDER") or cores),
                          Child("control", commands["control"], self.own_cores, hold)]
-        self.keeper = store.Keeper({"udp": self.open_udp, "tcp": self.open_tcp, "gre": self.open_gre}, self.accept)
+        self.keeper = store.Keeper({"udp": self.open_udp, "tcp": self.open_tcp, "gre": self.open_gre,
+                                    "ethernet": self.open_ethernet}, self.accept)
         self.kernel = Kernel(self.run_dir)
         self.bypass: Bypass | None = None
         self.selector = selectors.DefaultSelector()
@@ -157,6 +159,9 @@ class Supervisor:
             if pptp.gre_transmit != "raw":
                 for number in range(self.workers):
                     self.keeper.keep(f"frames/{number}", listener.open_frames().detach())
+        for interface in self.config.server.interfaces:
+            for name, fd in self.open_ethernet(interface):
+                self.keeper.keep(name, fd)
         for number in range(self.workers):
             pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
             for sock, side in zip(pair, ("forwarder", "control"), strict=True):
@@ -203,6 +208,13 @@ class Supervisor:
         """The store's open("gre"): a raw socket for each worker."""
         return [(f"gre/{address}/{number}", sock.detach()) for number, sock in enumerate(listener.open_gre(address, self.workers))]
 
+    def open_ethernet(self, interface: str) -> list[tuple[str, int]]:
+        """The store's open("ethernet"): a packet socket for each worker; the interfaces have their readers in turn."""
+        interfaces = self.config.server.interfaces
+        reader = interfaces.index(interface) % self.workers if interface in interfaces else 0
+        return [(f"ethernet/{interface}/{number}", sock.detach())
+                for number, sock in enumerate(listener.open_ethernet(self.workers, reader))]
+
     def counted(self, config: Config) -> Config:
         """The children learn how many workers there are, not how that was said."""
         return config.model_copy(update={"concentrator": config.concentrator.model_copy(update={"workers": self.workers})})
@@ -213,8 +225,8 @@ class Supervisor:
             return fd
         old, raw = self.config, configuration.restore(store.contents(os.dup(fd)))
         new = self.counted(raw) if tun.workers(raw.concentrator) == self.workers else raw
-        servers = [(f"server.{service}", was, new.server.all()[service], FIXED_PPTP if service == "pptp" else FIXED_SERVER)
-                   for service, was in old.server.all().items()]
+        servers = [("server.l2tp", old.server.l2tp, new.server.l2tp, FIXED_SERVER),
+                   ("server.pptp", old.server.pptp, new.server.pptp, FIXED_PPTP), ("server.pppoe", old.server, new.server, FIXED_PPPOE)]
         for table, was, now, keys in [("concentrator", old.concentrator, new.concentrator, FIXED), *servers]:
             for key in keys:
                 if getattr(was, key) != getattr(now, key):

@@ -9,7 +9,7 @@ from .offer cimport Octets, Tags, offered, push_pado, read_tags, right_cookie
 from .packet import Verdict
 from .pppoe cimport PPPOE, STATION, Pppoe, push_ethernet, push_pppoe
 from .pppoe cimport pull_pppoe as pull_pppoe_header
-from .service cimport SERVICE_NAME, Service
+from .service cimport LISTED, SERVICE_NAME, SERVICES, Service, Services
 from .siphash cimport SIPHASH_KEY, Siphash, siphash_add, siphash_begin, siphash_end
 
 
@@ -98,21 +98,28 @@ def answer(payload, list rows, *, const uint8_t[::1] key, uint32_t tick, const u
     """The PADO for a PADI's tags from the first service that is for it, or None."""
     cdef Tags t
     cdef Exact p = Exact(payload)
-    cdef Service* services = <Service*>calloc(len(rows) or 1, sizeof(Service))
+    cdef Services* offer = <Services*>calloc(1, sizeof(Services))
     cdef uint8_t* out = <uint8_t*>malloc(room)
-    cdef int i
+    cdef uint32_t i
     try:
+        listed = sorted(i << 48 | int.from_bytes(mac) for i, row in enumerate(rows) for mac in row.get("macs", ()))
+        if len(rows) > SERVICES or len(listed) > LISTED:
+            raise ValueError("no room")
         for i, row in enumerate(rows):
-            services[i] = service(row)
+            offer.service[i] = service(row)
+        for i, entry in enumerate(listed):
+            offer.macs[i] = entry
+        offer.count, offer.listed = <uint32_t>len(rows), <uint32_t>len(listed)
+        memcpy(offer.key, &key[0], 16)
         if not read_tags(p.at, p.n, &t) or t.service_name.at == NULL:
             return None
-        for i in range(<int>len(rows)):
-            if offered(&services[i], port, &station[0], &t):
-                n = push_pado(out, room, services, <int>len(rows), &services[i], &key[0], tick, &station[0], &t)
+        for i in range(offer.count):
+            if offered(offer, i, port, &station[0], &t):
+                n = push_pado(out, room, offer, &offer.service[i], tick, &station[0], &t)
                 return out[:n] if n else None
         return None
     finally:
-        free(services)
+        free(offer)
         free(out)
 
 

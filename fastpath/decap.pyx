@@ -7,7 +7,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
-from .discovery cimport discover, tell
+from .discovery cimport discover, learn_macs, tell
 from .gre cimport GRE_S, Gre, pull_gre
 from .l2tp cimport L2TP_S, L2TP_T, L2tp, pull_l2tp
 from .packet cimport (ACK, DROP_NO_SESSION, DROP_PEER, DROP_RING, DROP_VERSION, HANDED, KIND_L2TP, KIND_PPPOE, KIND_PPTP, PASS, UP, Packet,
@@ -103,6 +103,7 @@ cdef bint pull_all_pppoe(Worker* w, Listener* l) noexcept nogil:
     cdef Receive* r
     cdef uint32_t slot = 0
     cdef bint dirty = False
+    learn_macs(w)
     for i in range(w.count):
         p = &w.batch[i]
         r = &w.receive[p.buffer]

@@ -2,22 +2,19 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from .pppoe cimport Pppoe
+from .service cimport PORTS, Services
 from .table cimport Path
 from .worker cimport Listener, Worker
 
 cdef enum:
     ASKERS = 4096             # buckets for stations, by hash: who shares one shares its rate
-    ASKER_BURST = 8           # PADIs of one station at once,
-    ASKER_TICKS = 5           # and one more every half second
-    PORT_BURST = 20000        # PADIs of one interface at once: when the power is back, all ask,
-    PORT_A_TICK = 1000        # and 10,000 a second
-    ALL_A_TICK = 2000         # of all interfaces together, 20,000 a second,
-    ALL_BURST = 40000
+    ASKER_BURST = 40          # ticks of a station's rate that it may use at once,
+    PORT_BURST = 20           # and of an interface's, and of all: when the power is back, all ask
+    PADI_TOKENS = 10          # what one PADI costs; a rate a second is that of a tick then
     TELL_A_TICK = 100         # PADTs to who sends data of a session that is none
     WAITING = 1024            # PADOs that wait; when there are more the PADI is DROP_PADI
     ANSWERS = 64              # PADOs of one flush
     ANSWER = 1536             # octets of a frame
-    PORTS = 16
 
 cdef struct Asker:
     uint32_t tick             # when its tokens were counted
@@ -37,6 +34,7 @@ cdef struct Discovery:
     uint32_t tell_tokens
     uint32_t tick             # when these were counted
     uint32_t answers          # that are queued for this flush
+    uint16_t learned          # one more than the number of the offer whose MACs the listeners have
     int waiting               # how many in `order`, which begins with the next one
     uint16_t order[WAITING]
     uint16_t free[WAITING]    # places of `places` that hold none
@@ -45,6 +43,7 @@ cdef struct Discovery:
 
 
 cdef void prepare_discovery(Discovery* d) noexcept nogil
+cdef void learn_macs(Worker* w) noexcept nogil
 cdef void discover(Worker* w, Listener* l, const uint8_t* frame, int at, const Pppoe* h, const Path* path) noexcept nogil
 cdef void answer_waiting(Worker* w) noexcept nogil
 cdef void tell(Worker* w, Listener* l, const Pppoe* h) noexcept nogil

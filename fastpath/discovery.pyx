@@ -11,13 +11,13 @@ from .packet cimport (DROP_COOKIE, DROP_DISCOVERY, DROP_NO_SESSION, DROP_PADI, D
 from .port cimport count, full, push, transmit
 from .pppoe cimport ETHERNET, ETHERTYPE_DISCOVERY, MAC, NETWORK, PPPOE, STATION, Pppoe, push_ethernet, push_pppoe
 from .punt cimport punt_pppoe
-from .service cimport REFUSE, Service, Services
+from .service cimport REFUSE, Service
 from .siphash cimport Siphash, siphash_add, siphash_begin, siphash_end
 from .sys cimport load_acquire8
 from .table cimport FREE, RETIRED, Path, Session, network_hash, slot_of
-from .worker cimport LISTENERS, Listener, Worker
+from .worker cimport LISTENERS, PORT_ETHERNET, Listener, Worker
 
-assert PORTS == LISTENERS
+assert <int>PORTS == <int>LISTENERS
 
 cdef enum:
     MILLISECOND = 1000000     # ns
@@ -28,23 +28,41 @@ cdef void prepare_discovery(Discovery* d) noexcept nogil:
     cdef int i
     for i in range(WAITING):
         d.free[i] = <uint16_t>i
-    for i in range(PORTS):
-        d.port_tokens[i] = PORT_BURST
-    d.all_tokens = ALL_BURST
+
+
+cdef inline const Services* in_force(Worker* w) noexcept nogil:
+    return &w.table.services[load_acquire8(&w.table.header.offered) & 1]
+
+
+cdef void learn_macs(Worker* w) noexcept nogil:
+    """Interfaces come and go, and one that is back may have another MAC: control says which with every offer."""
+    cdef Discovery* d = <Discovery*>w.discovery
+    cdef uint8_t offered = load_acquire8(&w.table.header.offered)
+    cdef const uint8_t* mac
+    cdef int i
+    if offered + 1 == d.learned:
+        return
+    d.learned = <uint16_t>(offered + 1)
+    for i in range(w.listeners):
+        mac = w.table.services[offered & 1].mac[i]
+        if w.listener[i].kind == PORT_ETHERNET and mac[0] | mac[1] | mac[2] | mac[3] | mac[4] | mac[5]:
+            memcpy(w.listener[i].path.local + NETWORK, mac, MAC)
 
 
 cdef void refill(Worker* w, Discovery* d) noexcept nogil:
     """Once a tick at most; what was not used adds up to the burst."""
     cdef uint32_t ticks = w.tick - d.tick
+    cdef const Services* offer
     cdef int i
     if ticks == 0:
         return
     d.tick = w.tick
     if ticks > 100:
         ticks = 100
+    offer = in_force(w)
     for i in range(PORTS):
-        d.port_tokens[i] = min(d.port_tokens[i] + ticks * PORT_A_TICK, <uint32_t>PORT_BURST)
-    d.all_tokens = min(d.all_tokens + ticks * ALL_A_TICK, <uint32_t>ALL_BURST)
+        d.port_tokens[i] = min(d.port_tokens[i] + ticks * offer.padi_port[i], PORT_BURST * offer.padi_port[i])
+    d.all_tokens = min(d.all_tokens + ticks * offer.padi_all, PORT_BURST * offer.padi_all)
     d.tell_tokens = TELL_A_TICK
 
 
@@ -52,24 +70,20 @@ cdef bint may_ask(Worker* w, Discovery* d, const Services* offer, uint8_t port, 
     """Whether a PADI is within what its station, its interface and all together may send. Budget: 40 ns."""
     cdef Siphash h
     cdef Asker* a
-    cdef uint32_t more
-    if d.port_tokens[port] == 0 or d.all_tokens == 0:
+    cdef uint32_t ticks, rate = offer.padi_station[port]
+    if d.port_tokens[port] < PADI_TOKENS or d.all_tokens < PADI_TOKENS:
         return False
     siphash_begin(&h, offer.key)
     siphash_add(&h, station, STATION)
     a = &d.askers[siphash_end(&h) & (ASKERS - 1)]
-    more = (w.tick - a.tick) // ASKER_TICKS
-    if a.tick == 0 or more >= ASKER_BURST:
-        a.tick = w.tick
-        a.tokens = ASKER_BURST
-    elif more:
-        a.tick += more * ASKER_TICKS
-        a.tokens = <uint16_t>min(a.tokens + more, <uint32_t>ASKER_BURST)
-    if a.tokens == 0:
+    ticks = min(w.tick - a.tick, <uint32_t>ASKER_BURST) if a.tick else <uint32_t>ASKER_BURST
+    a.tick = w.tick
+    a.tokens = <uint16_t>min(a.tokens + ticks * rate, ASKER_BURST * rate)
+    if a.tokens < PADI_TOKENS:
         return False
-    a.tokens -= 1
-    d.port_tokens[port] -= 1
-    d.all_tokens -= 1
+    a.tokens -= PADI_TOKENS
+    d.port_tokens[port] -= PADI_TOKENS
+    d.all_tokens -= PADI_TOKENS
     return True
 
 
@@ -89,7 +103,7 @@ cdef inline void send_frame(Worker* w, uint8_t port, uint8_t* frame, size_t n) n
 cdef void answer_padi(Worker* w, Listener* l, const uint8_t* station, const Tags* t) noexcept nogil:
     """Budget: 400 ns, besides the send."""
     cdef Discovery* d = <Discovery*>w.discovery
-    cdef const Services* offer = &w.table.services[load_acquire8(&w.table.header.offered) & 1]
+    cdef const Services* offer = in_force(w)
     cdef const Service* chosen = NULL
     cdef uint8_t port = l.path.port
     cdef uint16_t delay
@@ -99,7 +113,7 @@ cdef void answer_padi(Worker* w, Listener* l, const uint8_t* station, const Tags
     cdef uint32_t i
     cdef int at
     for i in range(offer.count):
-        if offered(&offer.service[i], port, station, t):
+        if offered(offer, i, port, station, t):
             chosen = &offer.service[i]
             break
     if chosen == NULL:
@@ -115,7 +129,7 @@ cdef void answer_padi(Worker* w, Listener* l, const uint8_t* station, const Tags
     else:
         frame = room_for_answer(w, d)
     head = push_ethernet(frame, station, l.path.local, ETHERTYPE_DISCOVERY)
-    n = push_pado(frame + head, ANSWER - head - 4, offer.service, <int>offer.count, chosen, offer.key, w.tick, station, t)
+    n = push_pado(frame + head, ANSWER - head - 4, offer, chosen, w.tick, station, t)
     if n == 0:
         count(w, DROP_DISCOVERY, 1)
         return
@@ -169,7 +183,7 @@ cdef void discover(Worker* w, Listener* l, const uint8_t* frame, int at, const P
     elif h.code == PADI and h.session == 0 and read_tags(frame + at, h.length - at, &t) and t.service_name.at != NULL:
         answer_padi(w, l, h.station, &t)
     elif h.code == PADR and h.session == 0 and read_tags(frame + at, h.length - at, &t) and t.service_name.at != NULL:
-        offer = &w.table.services[load_acquire8(&w.table.header.offered) & 1]
+        offer = in_force(w)
         if not right_cookie(offer.key, w.tick, l.path.port, h.station, &t):
             count(w, DROP_COOKIE, 1)
         elif w.greet_tokens == 0:

@@ -12,7 +12,7 @@ from libc.string cimport memcmp, memcpy
 
 from .bytes cimport load16, store16
 from .pppoe cimport NETWORK, PPPOE, STATION, push_pppoe
-from .service cimport SERVICE_ANY, SERVICE_EXACT, Service, VlanRange
+from .service cimport SERVICE_ANY, SERVICE_EXACT, SERVICE_LISTED, SERVICE_UNLISTED, Service, Services, VlanRange, is_listed
 from .siphash cimport Siphash, siphash_add, siphash_begin, siphash_end
 
 cdef enum:
@@ -79,8 +79,9 @@ cdef inline bint read_tags(const uint8_t* p, size_t n, Tags* t) noexcept nogil:
     return True
 
 
-cdef inline bint offered(const Service* s, uint8_t port, const uint8_t* station, const Tags* t) noexcept nogil:
-    """Whether a service is for that interface, network and name."""
+cdef inline bint offered(const Services* offer, uint32_t index, uint8_t port, const uint8_t* station, const Tags* t) noexcept nogil:
+    """Whether a service is for that interface, network, name and MAC."""
+    cdef const Service* s = &offer.service[index]
     cdef int i
     cdef uint16_t outer = load16(station + 4), inner = load16(station + 8)
     cdef const VlanRange* r
@@ -94,9 +95,14 @@ cdef inline bint offered(const Service* s, uint8_t port, const uint8_t* station,
         if s.ranges_used or outer:
             return False
     if t.service_name.length == 0:
-        return not s.flags & SERVICE_EXACT
-    return s.flags & SERVICE_ANY or (
-        s.name_length == t.service_name.length and memcmp(s.name, t.service_name.at, s.name_length) == 0)
+        if s.flags & SERVICE_EXACT and s.name_length:
+            return False
+    elif not s.flags & SERVICE_ANY and (
+            s.name_length != t.service_name.length or memcmp(s.name, t.service_name.at, s.name_length)):
+        return False
+    if s.flags & SERVICE_LISTED:
+        return is_listed(offer, index, station + NETWORK)
+    return not s.flags & SERVICE_UNLISTED or not is_listed(offer, index, station + NETWORK)
 
 
 cdef inline void hash_octets(Siphash* s, const Octets* o) noexcept nogil:
@@ -144,12 +150,13 @@ cdef inline size_t push_tag(uint8_t* p, size_t at, uint16_t kind, const uint8_t*
     return at + 4 + length
 
 
-cdef inline size_t push_pado(uint8_t* p, size_t room, const Service* services, int count, const Service* chosen, const uint8_t* key,
-                             uint32_t tick, const uint8_t* station, const Tags* t) noexcept nogil:
+cdef inline size_t push_pado(uint8_t* p, size_t room, const Services* offer, const Service* chosen, uint32_t tick,
+                             const uint8_t* station, const Tags* t) noexcept nogil:
     """Write the PADO for a PADI, behind the Ethernet header; its octets, or 0 when there is no room for what has to be echoed. It
     names what was asked for first, then the others that the station may have (section 5.2). Budget: 200 ns."""
     cdef size_t at = PPPOE
-    cdef int i
+    cdef uint32_t i
+    cdef const Service* s
     cdef uint8_t cookie[COOKIE]
     cdef uint8_t payload[2]
     cdef Tags blank = t[0]
@@ -157,7 +164,7 @@ cdef inline size_t push_pado(uint8_t* p, size_t room, const Service* services, i
         return 0
     at = push_tag(p, at, TAG_SERVICE_NAME, t.service_name.at, t.service_name.length)
     at = push_tag(p, at, TAG_AC_NAME, chosen.ac_name, chosen.ac_name_length)
-    make_cookie(cookie, key, <uint8_t>(tick // STEP_TICKS), chosen.port, station, t)
+    make_cookie(cookie, offer.key, <uint8_t>(tick // STEP_TICKS), chosen.port, station, t)
     at = push_tag(p, at, TAG_AC_COOKIE, cookie, COOKIE)
     if t.host_uniq.at != NULL:
         at = push_tag(p, at, TAG_HOST_UNIQ, t.host_uniq.at, t.host_uniq.length)
@@ -167,10 +174,10 @@ cdef inline size_t push_pado(uint8_t* p, size_t room, const Service* services, i
         store16(payload, t.max_payload)
         at = push_tag(p, at, TAG_MAX_PAYLOAD, payload, 2)
     blank.service_name.length = 0
-    for i in range(count):
-        if services[i].name_length and at + 4 + services[i].name_length <= room and offered(&services[i], chosen.port, station, &blank) \
-                and not (services[i].name_length == t.service_name.length
-                         and memcmp(services[i].name, t.service_name.at, services[i].name_length) == 0):
-            at = push_tag(p, at, TAG_SERVICE_NAME, services[i].name, services[i].name_length)
+    for i in range(offer.count):
+        s = &offer.service[i]
+        if s.name_length and at + 4 + s.name_length <= room and offered(offer, i, chosen.port, station, &blank) \
+                and not (s.name_length == t.service_name.length and memcmp(s.name, t.service_name.at, s.name_length) == 0):
+            at = push_tag(p, at, TAG_SERVICE_NAME, s.name, s.name_length)
     push_pppoe(p, PADO, 0, <uint16_t>(at - PPPOE))
     return at

@@ -1,3 +1,3 @@
 """What is compiled once of PPPoE's services; service.pxd has the rest."""
 
-assert sizeof(Service) == 256 and sizeof(Services) == 16384
+assert sizeof(Service) == 256 and sizeof(Services) == 32768

@@ -19,7 +19,7 @@ from libc.string cimport memcpy, memset
 from .bundle cimport Bundle
 from .cipher cimport Cipher, CipherKeys, CipherState
 from .prefix cimport AddressEntry, AddressIndex, copy_entries, find_entry, list_lengths, listed, prefix_key, put_entry
-from .service cimport COOKIE_KEY, RANGES, SERVICE_NAME, SERVICES, Service, Services
+from .service cimport COOKIE_KEY, LISTED, PORTS, RANGES, SERVICE_NAME, SERVICES, Service, Services
 from .sys cimport (MADV_HUGEPAGE, MAP_SHARED, PROT_READ, PROT_WRITE, full_fence, load_acquire8, load_acquire64, madvise, mmap, munmap,
                    store_release8, store_release32, store_release64)
 from .view import session_dtype, stage_dtype, tunnel_dtype, worker_dtype
@@ -289,16 +289,18 @@ cdef class Tables:
 
     # -- what PPPoE offers
 
-    def offer(self, list services):
+    def offer(self, list services, dict ports={}, uint32_t padi_all=20000):
         """Put services in force, the first one that a host may have being its answer: dicts with `name` and `ac_name` (octets, at most
         SERVICE_NAME), `port`, and as they need `flags` (ServiceFlag), `ranges` of VLANs (((first, last) of the outer, of the inner), ...),
-        `max_payload`, `delay` in ms. BlockingIOError: the offer before the last is still in a worker's hands."""
+        `max_payload`, `delay` in ms, `macs` on its list. `ports` has (our MAC, PADIs a second, those of one station) of an interface;
+        `padi_all` are those of all. ValueError: no room. BlockingIOError: the offer before the last is still in a worker's hands."""
         cdef int idle = (self.table.header.offered & 1) ^ 1
         cdef Services* to = &self.table.services[idle]
         cdef Service* s
-        cdef bytes name, ac_name
-        if len(services) > SERVICES:
-            raise ValueError(f"{len(services)} services, at most {SERVICES}")
+        cdef bytes name, ac_name, mac
+        listed = sorted(i << 48 | int.from_bytes(mac) for i, row in enumerate(services) for mac in row.get("macs", ()))
+        if len(services) > SERVICES or len(listed) > LISTED:
+            raise ValueError(f"{len(services)} services, at most {SERVICES}, with {len(listed)} MACs, at most {LISTED}")
         if self.offers is not None:
             self._wait(self.offers, "what PPPoE offers")
         to.count = 0
@@ -315,8 +317,13 @@ cdef class Tables:
                 s.ranges[k].outer[0], s.ranges[k].outer[1] = outer
                 s.ranges[k].inner[0], s.ranges[k].inner[1] = inner
             s.port, s.flags, s.max_payload, s.delay = row["port"], row.get("flags", 0), row.get("max_payload", 1492), row.get("delay", 0)
-        to.count = <uint32_t>len(services)
-        store_release8(&self.table.header.offered, idle)
+        for i in range(PORTS):
+            mac, to.padi_port[i], to.padi_station[i] = ports.get(i, (bytes(6), 10000, 2))
+            memcpy(to.mac[i], <const char*>mac, 6)
+        for i, entry in enumerate(listed):
+            to.macs[i] = entry
+        to.count, to.listed, to.padi_all = <uint32_t>len(services), <uint32_t>len(listed), padi_all
+        store_release8(&self.table.header.offered, <uint8_t>(self.table.header.offered + 1))
         self.offers = self.epochs()
 
     def set_delay(self, int index, uint16_t delay):

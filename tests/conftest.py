@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from ours.host import Hosts
 from ours.lac import Lac
 from ours.place import Place
 from ours.pns import Pns
@@ -115,6 +116,19 @@ def lac(place: Place, here: Callable[..., Concentrator]) -> Iterator[Callable[..
         return lacs[-1]
     yield lac
     for one in lacs:
+        one.close()
+
+
+@pytest.fixture
+def hosts(place: Place, here: Callable[..., Concentrator]) -> Iterator[Callable[..., Hosts]]:
+    """Our own PPPoE hosts by `hosts(...)`: ours/host.py says what."""
+    made: list[Hosts] = []
+
+    def hosts(*args, **kw) -> Hosts:
+        made.append(Hosts(place, *args, **kw))
+        return made[-1]
+    yield hosts
+    for one in made:
         one.close()
 
 

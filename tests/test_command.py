@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from fake import Fake, answering, row
 from headrace.control import command, config, example, listing
-from headrace.control.settings import Concentrator, L2tp, Pptp, Profile, Secret, Server
+from headrace.control.settings import Concentrator, L2tp, Pppoe, Pptp, Profile, Secret, Server
 from typer.testing import CliRunner
 
 
@@ -193,11 +193,11 @@ def test_what_run_writes(place):
     # what is written out are the defaults, so the file explains the program
     default = config.Config.model_validate({})
     assert written.concentrator == default.concentrator
-    for name, server in written.server.all().items():
-        assert server.enabled and server.model_copy(update={"enabled": False}) == default.server.all()[name]
+    for (_, server), (_, other) in zip(written.server.all(), default.server.all(), strict=True):
+        assert server.enabled and server.model_copy(update={"enabled": False}) == other
 
 
-@pytest.mark.parametrize("table", [Concentrator, L2tp, Pptp, Profile, Secret])
+@pytest.mark.parametrize("table", [Concentrator, L2tp, Pppoe, Pptp, Profile, Secret])
 def test_every_key_in_force_is_in_what_run_writes(place, table):
     example.write(place / "new.toml")
     text = (place / "new.toml").read_text()

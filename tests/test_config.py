@@ -46,6 +46,28 @@ def test_values(file):
     assert c.server.l2tp.listen == ("0.0.0.0:1701", "[::]:1702") and c.server.l2tp.keepalive_timeout == 90
 
 
+def test_values_of_pppoe(file):
+    c = config.load(file(BASE + """[[server.pppoe]]
+interface = ["eth2", "eth1"]
+pppoe-over-vlan-range = ["untagged", "100-199", "7.1-4094", 300]
+allow-mac = ["02-00-5e-10-00-0a"]
+pado-delay = { 0 = "0s", 100 = "200ms", 0900 = "refuse" }
+[[server.pppoe]]
+interface = "eth1"
+pppoe-over-vlan-range = "301"
+[[server.pppoe]]
+enabled = false
+interface = "eth1"
+"""))
+    one, other, off = c.server.pppoe
+    assert one.ranges == (((0, 0), (0, 0)), ((100, 199), (0, 0)), ((7, 7), (1, 4094)), ((300, 300), (0, 0)))
+    assert other.interface == ("eth1",)
+    assert one.allow_mac == ("02:00:5E:10:00:0A",) and (one.max_mtu, one.keepalive_timeout) == (1480, 10)
+    assert [one.delay(n) for n in (0, 99, 100, 899, 900)] == [0, 0, 0.2, 0.2, "refuse"] and other.delay(5) == 0
+    assert c.server.interfaces == ["eth1", "eth2"] and not off.enabled and len(c.server.enabled()) == 3
+    assert len({one.label, other.label}) == 2 and config.restore(config.dump(c)) == c
+
+
 def test_only_the_profile_of_that_name_encrypts_by_default(file):
     c = config.load(file(BASE + "[profiles.p]\nlocal-address = '10.1.0.1'\n"))
     assert (c.profiles["default-encryption"].use_encryption, c.profiles["p"].use_encryption) == ("yes", "no")
@@ -96,6 +118,34 @@ MISTAKES = [
     ("[server.pptp]\nenabled = true\ndefault-profile = 'gold'", 18,
      'server.pptp.default-profile is "gold", which does not exist; the profiles are default-encryption'),
     ("[server.pptp]\nmax-sessions = 70000", 17, "server.pptp.max-sessions is 70000, but must not be above concentrator.max-sessions"),
+    ("[server.pppoe]\ninterface = 'eth1'", 16, "server.pppoe must be written [[server.pppoe]], once for each service"),
+    ("[[server.pppoe]]\nservice-name = 'x'", 16, "server.pppoe[0].interface is missing, and [[server.pppoe]] needs it"),
+    ("[[server.pppoe]]\ninterface = 'a'\n[[server.pppoe]]\ninterface = 'b'\nmax-mtu = 1501", 20,
+     "server.pppoe[1].max-mtu is 1501, but must be from 576 to 1500"),
+    ("[[server.pppoe]]\ninterface = 'a'\n[server.pptp]\n[[server.pppoe]]\ninterface = 'b'\nmrru = 1600", 21,
+     "server.pppoe[1].mrru is not in this version; take it out"),
+    ("[[server.pppoe]]\ninterface = ['a', 'a']", 17, "server.pppoe[0].interface names a twice, and once would be right"),
+    ("[[server.pppoe]]\ninterface = []", 17, "server.pppoe[0].interface is empty, but must have at least one element"),
+    ("[[server.pppoe]]\ninterface = 'a'\nac-name = ''", 18, "server.pppoe[0].ac-name must not be empty"),
+    ("[[server.pppoe]]\ninterface = 'a'\ndscp = 0", 18, "server.pppoe[0].dscp is an unknown key"),
+    ("[[server.pppoe]]\ninterface = 'a'\nservice-name = '" + 65 * "x" + "'", 18, f'server.pppoe[0].service-name is "{65 * "x"}", but must '
+     "have at most 64 octets"),
+    ("[[server.pppoe]]\ninterface = 'a'\npppoe-over-vlan-range = ['7', '4095']", 18, 'server.pppoe[0].pppoe-over-vlan-range[1] is "4095", '
+     'but must be VLANs such as "100-199", two tags such as "100.7" or "100-199.1-4094", or "untagged"'),
+    ("[[server.pppoe]]\ninterface = 'a'\npppoe-over-vlan-range = ['7', 7]", 18, "server.pppoe[0].pppoe-over-vlan-range names 7 twice"),
+    ("[[server.pppoe]]\ninterface = 'a'\nallow-mac = ['02:00']", 18,
+     'server.pppoe[0].allow-mac[0] is "02:00", but must be a MAC address such as "02:00:5E:10:00:01"'),
+    ("[[server.pppoe]]\ninterface = 'a'\npado-delay = '11s'", 18,
+     'server.pppoe[0].pado-delay is "11s", but must be at most 10s, or "refuse"'),
+    ("[[server.pppoe]]\ninterface = 'a'\npado-delay = { many = '1s' }", 18,
+     'server.pppoe[0].pado-delay has "many", where a number of sessions'),
+    ("[[server.pppoe]]\ninterface = 'a'\nservice-name = 'x'\n[[server.pppoe]]\ninterface = ['b', 'a']\nservice-name = 'x'", 21,
+     'server.pppoe[1].service-name is "x", which server.pppoe[0] offers on a already'),
+    ("[[server.pppoe]]\ninterface = 'a'\n[[server.pppoe]]\ninterface = 'a'\nservice-name = 'x'\npadi-limit = 5", 21,
+     "server.pppoe[1].padi-limit is 5, but a has one limit for all, and server.pppoe[0] says 10000"),
+    ("[[server.pppoe]]\ninterface = [" + ", ".join(f"'i{n}'" for n in range(16)) + "]", 14,
+     "server has 17 addresses and interfaces to listen on, but at most 16 are possible"),
+    ("[[server.pppoe]]\ninterface = 'a'\ndefault-profile = 'gold'", 18, 'server.pppoe[0].default-profile is "gold", which does not exist'),
     ("[client.l2tp.x]\nuser = 'x'", 16, "client is not in this version; take it out"),
     ("[profiles.p]\nlocal-address = '10.1.0.1'\nuse-encryption = 'default'", 18,
      'profiles.p.use-encryption is "default", but must be "no", "yes" or "require"'),
@@ -116,7 +166,7 @@ MISTAKES = [
     ("[secrets.ann]\npassword = 'x'\nprofile = 'gold'", 18,
      'secrets.ann.profile is "gold", which does not exist; the profiles are default-encryption'),
     ("[secrets.ann]\npassword = 'x'\nservice = 'sstp'", 18,
-     'secrets.ann.service is "sstp", but that is not in this version: it must be "any", "l2tp" or "pptp"'),
+     'secrets.ann.service is "sstp", but that is not in this version: it must be "any", "l2tp", "pptp" or "pppoe"'),
     ("[secrets.ann]\npassword = 'x'\nremote-address = '10.67.0'", 18,
      'secrets.ann.remote-address is "10.67.0", but must be an IPv4 address such as "10.67.0.1"'),
     ("[secrets.ann]\npassword = 'x'\nremote-address = '10.67.0.1'", 18,

@@ -74,7 +74,7 @@ def test_hellos_while_control_is_dead(here, lac):
     acknowledged = nr(client.heard[at - 1])
     assert acknowledged >= first + 3 and acknowledged <= nr(goodbye) <= tunnel.reliable.ns, "its Nr goes on where the workers' ended"
     assert "restarted" in client.ended[joe.tunnel].reason.text
-    concentrator.logs("saying goodbye to 1 tunnel of before")
+    concentrator.logs("saying goodbye to 1 peer of before")
     until("the API answers", concentrator._answers)
     assert concentrator.get("stats")["verdicts"]["hello"] >= 3
     reaches(client.call("joe", tunnel=client.tunnel()), 2)

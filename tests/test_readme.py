@@ -15,14 +15,14 @@ from headrace.control.l2tpcall import CALL
 from headrace.control.l2tptunnel import TUNNEL
 from headrace.control.pptpcall import PAC, PNS
 from headrace.control.pptpconnection import CONNECTION
-from headrace.control.settings import Concentrator, L2tp, Pool6, Pptp, Profile, Secret, Table
+from headrace.control.settings import Concentrator, L2tp, Pool6, Pppoe, Pptp, Profile, Secret, Table
 from headrace.control.statetable import Transitions
 from headrace.fastpath.packet import Verdict
 
 TREE = Path(__file__).parents[1]
 TABLES = {"[concentrator]": Concentrator, "[ipv6-pool.NAME]": Pool6, "[profiles.NAME]": Profile, "[secrets.USER]": Secret,
-          "[server.l2tp]": L2tp, "[server.pptp]": Pptp}
-SECONDS = {"30s": 30.0, "20ms": 0.02, "50us": 50e-6}
+          "[server.l2tp]": L2tp, "[server.pptp]": Pptp, "[[server.pppoe]]": Pppoe}
+SECONDS = {"0s": 0.0, "10s": 10.0, "30s": 30.0, "20ms": 0.02, "50us": 50e-6}
 
 
 def rows(text: str) -> list[list[str]]:
@@ -42,6 +42,8 @@ def spoken(text: str) -> Any:
     if text in ("none", "none: must be there"):
         return None if text == "none" else text
     value = tomllib.loads(f"x = {text}")["x"]
+    if isinstance(value, dict):
+        return {key: SECONDS[one] for key, one in value.items()}
     return SECONDS.get(value, value) if isinstance(value, str) else value
 
 
@@ -58,7 +60,8 @@ def test_the_reference_has_every_key_with_its_default(heading):
 
 
 @pytest.mark.parametrize(("heading", "fixed"), [("[concentrator]", supervisor.FIXED), ("[server.l2tp]", supervisor.FIXED_SERVER),
-                                               ("[server.pptp]", supervisor.FIXED_PPTP)])
+                                               ("[server.pptp]", supervisor.FIXED_PPTP),
+                                               ("[[server.pppoe]]", ["interface"])])
 def test_the_reference_marks_what_needs_a_restart(heading, fixed):
     text = (TREE / "README.md").read_text().partition(f"\n`{heading}`\n")[2]
     assert {row[0].removesuffix(" *") for row in rows(text) if row[0].endswith("*")} == {key.replace("_", "-") for key in fixed}

@@ -26,8 +26,10 @@ HEADRACE = str(Path(sys.executable).with_name("headrace"))
 LOCAL = "10.67.0.1"         # the concentrator's address inside the tunnels
 
 
-def configuration(run_dir: str, pptp: dict[str, Any] | None = None, **server: Any) -> dict[str, Any]:
-    """What most tests need; `server` are keys of [server.l2tp], `pptp` those of [server.pptp], which is enabled when there are any."""
+def configuration(run_dir: str, pptp: dict[str, Any] | None = None, pppoe: list[dict[str, Any]] | None = None,
+                  **server: Any) -> dict[str, Any]:
+    """What most tests need; `server` are keys of [server.l2tp], `pptp` those of [server.pptp], which is enabled when there are any,
+    `pppoe` those of each [[server.pppoe]], on the wire if they do not say where."""
     both = {"enabled": True, "authentication": ["mschap2", "mschap1", "chap", "pap"], "default-profile": "default",
             "max-mtu": 1450, "max-mru": 1450, "keepalive-timeout": "30s"}
     return {
@@ -36,18 +38,25 @@ def configuration(run_dir: str, pptp: dict[str, Any] | None = None, **server: An
         "profiles": {"default": {"local-address": LOCAL, "remote-address": "clients", "dns-server": [LOCAL]}},
         "secrets": {user: {"password": PASSWORD, "profile": "default"} for user in ("joe", "ann", "eve", "bob")},
         "server": {"l2tp": {**both, "listen": ["0.0.0.0:1701", "[::]:1701"], **server},
-                   "pptp": {**both, "enabled": pptp is not None, **(pptp or {})}},
+                   "pptp": {**both, "enabled": pptp is not None, **(pptp or {})},
+                   **({"pppoe": [{"interface": "wire", "authentication": both["authentication"], "default-profile": "default", **service}
+                                 for service in pppoe]} if pppoe else {})},
     }
 
 
 def toml(table: dict[str, Any], path: str = "") -> str:
     """A nested table as TOML; JSON's strings, numbers and arrays are TOML's too."""
-    plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
-    text = (f"[{path}]\n" if path else "") + "".join(f"{key} = {json.dumps(value)}\n" for key, value in plain.items())
+    text = f"[{path}]\n" if path else ""
+    inner = ""
     for key, value in table.items():
+        below = f"{path}.{key}" if path else key
         if isinstance(value, dict):
-            text += toml(value, f"{path}.{key}" if path else key)
-    return text
+            inner += toml(value, below)
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            inner += "".join(f"[{toml(one, below)}".replace("]", "]]", 1) for one in value)
+        else:
+            text += f"{key} = {json.dumps(value)}\n"
+    return text + inner
 
 
 class Concentrator:

@@ -1,0 +1,121 @@
+"""Our own hosts dial in by PPPoE, in frames that the tests build: networks that no kernel here knows, services, and bad manners."""
+from __future__ import annotations
+
+import struct
+
+import pytest
+from headrace.control import mac, tags
+from headrace.control.link import IP
+from ours.host import DISCOVERY, SESSION, frame, station
+from ours.packets import answered, ping
+from ours.place import LAN
+from peers.concentrator import LOCAL
+
+pytestmark = pytest.mark.root
+
+NETWORKS = {"untagged": (), "one tag": ((mac.C_TAG, 7),), "88a8 and 8100": ((mac.S_TAG, 100), (mac.C_TAG, 7)),
+            "8100 and 8100": ((mac.C_TAG, 100), (mac.C_TAG, 7))}
+ALL = {"pppoe-over-vlan-range": ["untagged", "7-8", "100.7"]}
+
+
+def reaches(caller, destination=LOCAL, sequence=1):
+    """An echo there and back."""
+    caller.ip(ping(caller.address, destination, sequence))
+    caller.peer.until(f"{caller.user} reaches {destination}", lambda: answered(caller.received, sequence), 5)
+
+
+def verdicts(concentrator):
+    return concentrator.get("stats")["verdicts"]
+
+
+def test_every_tagging(here, hosts):
+    """The same MAC in each network, at once."""
+    concentrator, far = here(pppoe=[ALL]), hosts()
+    callers = {name: far.call(user, local=station(1, *vlans)) for (name, vlans), user in zip(NETWORKS.items(), ("joe", "ann", "eve", "bob"),
+                                                                                              strict=True)}
+    for caller in callers.values():
+        reaches(caller)
+        reaches(caller, LAN, 2)
+    shown = {s["user"]: (s["name"], s["caller-id"], s["interface"], s["mtu"], s["mru"]) for s in concentrator.sessions()}
+    assert shown == {user: (f"<pppoe-{user}>", f"02:00:5E:20:00:01{at}", "wire", 1400, 1480)
+                     for user, at in zip(("joe", "ann", "eve", "bob"), ("", "@7", "@100.7", "@100.7"), strict=True)}
+    far.hang_up(callers["one tag"])
+    far.until("ann is gone", lambda: concentrator.session("ann") is None)
+    reaches(callers["untagged"], LAN, 3)
+
+
+def test_ends_of_a_session(here, hosts):
+    """By PADT, by us, by silence; and who sends data of a session that is none is told."""
+    concentrator, far = here(pppoe=[{"service-name": "internet", "keepalive-timeout": "3s"}]), hosts()
+    joe, ann, eve = far.call("joe"), far.call("ann", local=station(2)), far.call("eve", local=station(3))
+    packet = ping(joe.address, LAN, 9)
+    far.hang_up(joe)
+    far.until("joe is gone", lambda: concentrator.session("joe") is None)
+    joe.data(IP, packet)
+    far.until("he is told", lambda: any(to == joe.local and tags.decode(packet).name == "PADT" for to, _, packet in far.heard))
+    concentrator.command("disconnect", "ann")
+    far.until("ann is told", lambda: ann.cleared)
+    session = concentrator.session("eve")
+    assert session and session["called-id"] == "internet"
+    lose, far.lose = far.lose, lambda data: mac.mac(eve.local) in data[:12]
+    far.until("eve is missed", lambda: concentrator.session("eve") is None, 12)
+    far.lose = lose
+    assert [row["code"] for row in concentrator.json("sessions", "--failed") or []] == []
+    concentrator.logs("eve.*ended.*echo")
+
+
+def test_control_dies(here, hosts):
+    """The next one says PADT to all that there were, and takes those that dial again."""
+    concentrator, far = here(pppoe=[{}]), hosts()
+    joe = far.call("joe")
+    concentrator.kill_child("control")
+    far.until("joe is told", lambda: joe.cleared, 20)
+    again = far.call("joe")
+    reaches(again, LAN)
+
+
+def test_stopping_says_goodbye(here, hosts):
+    concentrator, far = here({"workers": 2}, pppoe=[{}]), hosts()
+    callers = [far.call(user, local=station(n)) for n, user in enumerate(("joe", "ann", "eve", "bob"), 1)]
+    for caller in callers:
+        reaches(caller, LAN)
+    concentrator.stop()
+    far.until("all are told", lambda: all(caller.cleared for caller in callers))
+
+
+def test_an_interface_comes_and_goes(here, hosts, place):
+    concentrator = here(pppoe=[{"interface": ["wire", "later"]}])
+    concentrator.logs("there is no interface later: no PPPoE on it until that changes")
+    place.ip(place.netns, f"link add later type veth peer name later netns {place.far}")
+    concentrator.logs("interface later is down")
+    for netns in place.far, place.netns:
+        place.ip(netns, "link set later up")
+    concentrator.logs("PPPoE on later")
+    joe = hosts("later").call("joe")
+    reaches(joe, LAN)
+    place.ip(place.netns, "link del later")
+    concentrator.logs("there is no interface later.*(?s:.*)there is no interface later")
+    place.ip(place.netns, f"link add later mtu 1508 type veth peer name later netns {place.far} mtu 1508")
+    for netns in place.far, place.netns:
+        place.ip(netns, "link set later up")
+    concentrator.logs("PPPoE on later, .*, MTU 1508")
+    ann = hosts("later").call("ann", local=station(2))
+    reaches(ann, LAN)
+    reaches(hosts().call("eve", local=station(3)), LAN)
+    assert {s["user"]: s["interface"] for s in concentrator.sessions() if s["user"] != "joe"} == {"ann": "later", "eve": "wire"}
+
+
+def test_bad_frames_disturb_nobody(here, hosts):
+    """Ids of others, ids of nobody, frames cut anywhere: each is dropped, and a session goes on."""
+    concentrator, far = here(pppoe=[{}]), hosts()
+    joe = far.call("joe")
+    echo = ping(joe.address, LAN, 5)
+    packet = struct.pack("!BBHHH", 0x11, 0, joe.session, len(echo) + 2, IP) + echo
+    good = frame(joe.call.call.path.peer, joe.local, SESSION, packet)
+    stolen = frame(joe.call.call.path.peer, station(9), SESSION, packet)
+    padt = frame(joe.call.call.path.peer, station(9), DISCOVERY, tags.encode("PADT", joe.session, {}))
+    for data in (stolen, padt, *(good[:n] for n in range(14, len(good) - 1, 7))):
+        far.say(data)
+    reaches(joe, LAN, 6)
+    assert concentrator.session("joe")
+    far.until("all are counted", lambda: verdicts(concentrator)["drop-peer"] >= 1 and verdicts(concentrator)["drop-no-session"] >= 1)
