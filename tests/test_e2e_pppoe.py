@@ -103,6 +103,7 @@ def test_an_interface_comes_and_goes(here, hosts, place):
     reaches(ann, LAN)
     reaches(hosts().call("eve", local=station(3)), LAN)
     assert {s["user"]: s["interface"] for s in concentrator.sessions() if s["user"] != "joe"} == {"ann": "later", "eve": "wire"}
+    place.ip(place.netns, "link del later")
 
 
 def test_bad_frames_disturb_nobody(here, hosts):
