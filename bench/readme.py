@@ -27,11 +27,12 @@ class ResultError(Exception):
 
 
 class Section(NamedTuple):
-    """A table: of these files which rows, and a column each with its heading and the cell for a row."""
+    """A table: of these files which rows, made into which others, and a column each with its heading and the cell for a row."""
     files: tuple[str, ...]
     title: str
     wanted: Callable[[Row], bool]
     columns: dict[str, Callable[[Row], str]]
+    gather: Callable[[list[Row]], list[Row]] = lambda rows: rows
 
 
 def traffic(row: Row) -> str:
@@ -56,6 +57,20 @@ def compared(other: str, cost: str, key: str) -> dict[str, Callable[[Row], str]]
         "Gbit/s": lambda r: f"{r['gbit_s']:.2f}", "what was full": lambda r: r["bottleneck"]}
 
 
+def beside(rows: list[Row]) -> list[Row]:
+    """The rows of all forwarders with the same traffic as one: its `by` is subject -> row."""
+    same: dict[tuple[Any, ...], Row] = {}
+    for row in rows:
+        key = tuple(row[name] for name in ("traffic", "size", "flows", "sessions", "direction", "wire"))
+        same.setdefault(key, {**row, "by": {}})["by"][row["subject"]] = row
+    return list(same.values())
+
+
+def times(subject: str) -> Callable[[Row], str]:
+    """How many times what headrace costs this forwarder costs, of a row of `beside`; nothing when it did not run."""
+    return lambda row: ratio("to_headrace")(row["by"][subject]) if subject in row["by"] else ""
+
+
 PEERS = ("l2tpns", "wireguard-go", "openvpn")
 IDLE: dict[str, Callable[[Row], str]] = {
     "sessions": lambda r: str(r["sessions"]), "tunnels": lambda r: str(r["tunnels"]), "minutes": lambda r: f"{r['seconds'] / 60:.0f}",
@@ -65,10 +80,12 @@ IDLE: dict[str, Callable[[Row], str]] = {
 SECTIONS = [
     Section(("wire.json",), "Beside the null tunnel", lambda r: r["subject"] == "headrace",
             compared("null tunnel's", "null_cost_ns", "ratio")),
-    Section(("peers.json",), "Other forwarders beside headrace", lambda r: r["subject"] in PEERS,
-            {"forwarder": lambda r: r["subject"], **compared("headrace's", "headrace_cost_ns", "to_headrace")}),
+    Section(("peers.json",), "How many times more other forwarders cost", lambda r: r["subject"] in PEERS, {
+        "traffic": traffic, "direction": lambda r: r["direction"], "wire": lambda r: r["wire"],
+        "headrace, ns a packet": lambda r: f"{r['headrace_cost_ns']:.0f}",
+        **{peer: times(peer) for peer in PEERS}}, beside),
     Section(("offload.json",), "Without offloads, beside headrace with them", lambda r: r["subject"] == "offload-none",
-            compared("with offloads", "headrace_cost_ns", "to_headrace")),
+            compared("with offloads", "headrace_cost_ns", "to_headrace") | {"to the null tunnel": ratio("ratio")}),
     Section(("sessions.json",), "Many sessions, one packet of each in turn", lambda r: r["subject"] == "headrace", {
         "octets": lambda r: str(r["size"]), "sessions": lambda r: str(r["sessions"]), "flows": lambda r: str(r["flows"]),
         "direction": lambda r: r["direction"], "wire": lambda r: r["wire"], "ns a packet": lambda r: f"{r['cost_ns']:.0f}",
@@ -122,7 +139,8 @@ def section(s: Section, paths: list[Path]) -> str:
     for path in paths:
         record = read(path)
         try:
-            found = [[cell(row) for cell in s.columns.values()] for row in record["results"] if s.wanted(row)]
+            rows = s.gather([row for row in record["results"] if s.wanted(row)])
+            found = [[cell(row) for cell in s.columns.values()] for row in rows]
             sources.append(source(record))
         except KeyError as error:
             raise ResultError(f"{path} has no {error}: it is of another version of the bench")
