@@ -42,7 +42,7 @@ class Concentrator:
         self.outbox: list[list[Frame]] = [[] for _ in range(tables.workers)]
         self.ids = Ids(tables, config.concentrator.max_sessions, self.random, clock)
         self.authority = Authority(config, clock)
-        self.sessions = Sessions(tables, self.authority, self.random, self.outbox, duid, foreign_owner=foreign_owner)
+        self.sessions = Sessions(tables, self.authority, self.ids, self.random, self.outbox, duid, foreign_owner=foreign_owner)
         self.installer = self.sessions.installer
         self.quarantine = Quarantine(tables, self.sessions, config.concentrator.run_dir)
         self.l2tp = L2tp(self)

@@ -93,7 +93,7 @@ class Ids:
         banks = tables.banks
         self.banks = [Space(random) for _ in range(banks)]
         self.tunnels = [Space(random, bank or banks, banks) for bank in range(banks)]      # by the bank that they lead to
-        self.sessions = 0
+        self.sessions = self.bundles = 0
         self.most: dict[str, int] = {}                          # by service, where it may not have them all
         self.used: Counter[str] = Counter()
         self.strangers, self.greeters = Strangers("calls"), Strangers("tunnels")
@@ -180,6 +180,23 @@ class Ids:
                 bank.resting.popleft()
                 return session
         return None
+
+    def take_bundle(self) -> tuple[int, int] | None:
+        """A bundle's: the tunnel id that stands for its bank, the emptiest, and a session id. It is beside the sessions of its links,
+        and not counted among them."""
+        tunnel_id = min(range(len(self.banks)), key=lambda bank: self.banks[bank].taken)
+        session = self._next(self.banks[tunnel_id], tunnel_id)
+        if session is None:
+            return None
+        self.banks[tunnel_id].taken += 1
+        self.bundles += 1
+        return tunnel_id, session
+
+    def give_bundle(self, slot: int) -> None:
+        bank = self.banks[slot >> 16]
+        bank.taken -= 1
+        self.bundles -= 1
+        self._rest(bank, slot & 0xFFFF)
 
     def give_session(self, tunnel_id: int, session_id: int) -> None:
         self._give("l2tp", tunnel_id, session_id)

@@ -4,6 +4,7 @@
     Up          -> sequence when the peer wants data numbered
     LinkUp      -> up       template, addresses, keys, OPEN; before the last Configure-Ack leaves
     LinkReset   -> reset    OPENING again
+    LinkJoined  -> join     a link is OPEN and a member of a bundle, which open_bundle made; leave when it is no more
     Down        -> close    RETIRED, its routes taken out of the index
 
 A route is an address or a prefix that leads to a session: 16 octets, and a length that counts from their first bit.
@@ -15,12 +16,15 @@ from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Any
 
+from ..fastpath import bundle
+from ..fastpath.bundle import BundleFlag
 from ..fastpath.packet import Kind
 from ..fastpath.table import ConfigFlag, State
 from . import mac
-from .address import mapped
+from .address import Path, mapped
 from .l2tpevents import CallOpening, TunnelState
-from .link import LinkUp
+from .lcp import LCP, SHORT_SEQUENCE
+from .link import LinkJoined, LinkUp
 from .mppe import Cipher
 from .nexthops import NextHops
 
@@ -53,7 +57,13 @@ def ethernet(call: Any, sequenced: bool) -> tuple[bytes, int, int]:
     return head, 0, len(head) - 2
 
 
-HEADERS: dict[int, Callable[[Any, bool], tuple[bytes, int, int]]] = {Kind.KIND_L2TP: l2tp, Kind.KIND_PPTP: gre, Kind.KIND_PPPOE: ethernet}
+def none(call: Any, sequenced: bool) -> tuple[bytes, int, int]:
+    """A bundle's: its fragments have a header of their own, and their links'."""
+    return b"", 0, 0
+
+
+HEADERS: dict[int, Callable[[Any, bool], tuple[bytes, int, int]]] = {Kind.KIND_L2TP: l2tp, Kind.KIND_PPTP: gre, Kind.KIND_PPPOE: ethernet,
+                                                                     Kind.KIND_BUNDLE: none}
 BARE = (Kind.KIND_PPPOE,)                       # whose PPP has no address and control field, nor a compressed protocol
 
 
@@ -65,9 +75,22 @@ def template(kind: Kind, call: Any, *, sequenced: bool, acfc: bool = False, pfc:
     return {"template": head + ppp, "ppp_at": len(head), "ns_at": ns_at, "length_at": length_at}
 
 
+def outer(kind: Kind, sequenced: bool, dscp: int | str) -> int:
+    """The flags of what carries user data."""
+    return bare(kind) | (ConfigFlag.CONFIG_SEQUENCED if sequenced else 0) | (ConfigFlag.CONFIG_COPY_DSCP if dscp == "inherit" else 0)
+
+
 def bare(kind: Kind) -> int:
     """The flag of such a session's configuration, or 0."""
     return ConfigFlag.CONFIG_BARE if kind in BARE else 0
+
+
+def tos(dscp: int | str) -> int:
+    return int(dscp) << 2 if dscp != "inherit" else 0
+
+
+def ticks(keepalive: float) -> int:
+    return min(65535, round(keepalive * 10))
 
 
 def routes(link: LinkUp, address: IPv4Address | None, *prefixes: IPv6Network | None) -> frozenset[Route]:
@@ -102,17 +125,14 @@ class Installer:
            rekey: bool = True) -> None:
         """`leads` are the routes, `prefix` the link's own /64, `gateway6` who says that a packet is too big. A link that was up may
         change without interruption; `rekey` is False when its ciphers go on where they are."""
-        flags = (ConfigFlag.CONFIG_IP if link.ip else 0) | (ConfigFlag.CONFIG_IPV6 if link.ipv6 else 0) | bare(kind)
+        flags = (ConfigFlag.CONFIG_IP if link.ip else 0) | (ConfigFlag.CONFIG_IPV6 if link.ipv6 else 0) | outer(kind, sequenced, dscp)
         if clamp:
             flags |= ConfigFlag.CONFIG_CLAMP_MSS
-        if dscp == "inherit":
-            flags |= ConfigFlag.CONFIG_COPY_DSCP
-        if sequenced:
-            flags |= ConfigFlag.CONFIG_SEQUENCED
+        if kind == Kind.KIND_BUNDLE:
+            flags |= ConfigFlag.CONFIG_BUNDLE
         if link.cipher:
             flags |= self.encrypt(slot, link.cipher, rekey)
-        self.tables.configure(slot, flags=flags, tos=int(dscp) << 2 if dscp != "inherit" else 0, mtu=link.mtu, mss=link.mtu - TCP_IP,
-                              keepalive=min(65535, round(keepalive * 10)),
+        self.tables.configure(slot, flags=flags, tos=tos(dscp), mtu=link.mtu, mss=link.mtu - TCP_IP, keepalive=ticks(keepalive),
                               address=mapped(link.remote_address) if link.ip else NONE, gateway=mapped(link.local_address),
                               prefix=prefix.network_address.packed if prefix and link.ipv6 else NONE,
                               gateway6=gateway6.packed if gateway6 else NONE, our_magic=link.our_magic, peer_magic=link.peer_magic,
@@ -122,6 +142,31 @@ class Installer:
         for route in leads:
             self.lead(slot, route)
         self.tables.set_state(slot, State.OPEN)
+
+    def open_bundle(self, tunnel_id: int, session_id: int, owner: int, path: Path, lcp: LCP) -> tuple[int, int]:
+        """(slot, generation) of a bundle without links, on the terms of the first one's LCP."""
+        slot, generation = self.tables.publish(Kind.KIND_BUNDLE, tunnel_id, session_id, owner, path[:5], flags=ConfigFlag.CONFIG_BUNDLE,
+                                               **template(Kind.KIND_BUNDLE, None, sequenced=False, acfc=True, pfc=True))
+        bundle.open_bundle(self.tables, slot, mrru=lcp.mrru,
+                           flags=(BundleFlag.BUNDLE_SHORT_RX if SHORT_SEQUENCE in lcp.ours else 0)
+                           | (BundleFlag.BUNDLE_SHORT_TX if SHORT_SEQUENCE in lcp.theirs else 0))
+        return slot, generation
+
+    def join(self, slot: int, link: int, kind: Kind, call: Any, event: LinkJoined, *, sequenced: bool, keepalive: float,
+             dscp: int | str) -> None:
+        """The session in slot `link` carries fragments of the bundle in `slot` from now on."""
+        self.tables.configure(link, flags=outer(kind, sequenced, dscp), tos=tos(dscp), mtu=event.mtu, keepalive=ticks(keepalive),
+                              address=NONE, prefix=NONE,        # which it may have had when it was no link
+                              our_magic=event.our_magic, peer_magic=event.peer_magic,
+                              **template(kind, call, sequenced=sequenced, acfc=event.acfc, pfc=event.pfc))
+        self.tables.clear_cipher(link)
+        bundle.join_link(self.tables, slot, link, room=event.mtu)
+        self.tables.set_state(link, State.OPEN)
+
+    def leave(self, slot: int, link: int) -> None:
+        """It carries none any more, and its own user data neither."""
+        self.tables.set_state(link, State.OPENING)
+        bundle.leave_link(self.tables, slot, link)
 
     def lead(self, slot: int, route: Route) -> None:
         """Let a route lead to a session from now on. ValueError: there is no room."""

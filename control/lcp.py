@@ -237,6 +237,10 @@ class LCP(Automaton):
             return b""
         return push_packet(ECHO_REPLY, identifier, self.magic.to_bytes(4) + data[4:self.peer_mru - 4])
 
+    def ask_for_echo(self) -> None:
+        """Section 5.8: whatever comes back shows that somebody is there."""
+        self.link.send(LCP_PROTOCOL, push_packet(ECHO_REQUEST, self._next_identifier(), self.magic.to_bytes(4)))
+
     def reject_protocol(self, protocol: int, information: bytes) -> None:
         """Section 5.7: sent only while LCP is open, cut to the peer's MRU."""
         if self.state == OPENED:

@@ -11,13 +11,13 @@ from . import duration
 Column = tuple[str, str]        # heading, key
 SESSIONS: list[Column] = [("NAME", "name"), ("STATE", "state"), ("CALLER-ID", "caller-id"), ("ADDRESS", "address"),
                           ("PREFIX", "remote-ipv6-prefix"), ("UPTIME", "uptime"),
-                          ("IDLE", "idle-time"), ("ENCODING", "encoding"), ("MTU", "mtu"), ("MRU", "mru"),
+                          ("IDLE", "idle-time"), ("ENCODING", "encoding"), ("LINKS", "links"), ("MTU", "mtu"), ("MRU", "mru"),
                           ("RX", "rx-bytes"), ("TX", "tx-bytes")]
 FAILED: list[Column] = [("TIME", "time"), ("USER", "user"), ("SERVICE", "service"), ("CALLER-ID", "caller-id"), ("STAGE", "stage"),
                         ("REASON", "reason"), ("CODE", "code")]
 STATUS = {"starting": "dialing", "authenticating": "verifying password", "open": "connected", "closing": "terminated"}
 MONITOR = ("status", "uptime", "idle-time", "encoding", "local-address", "remote-address", "local-ipv6-address",
-           "remote-ipv6-address", "remote-ipv6-prefix", "delegated-ipv6-prefix", "mtu", "mru")
+           "remote-ipv6-address", "remote-ipv6-prefix", "delegated-ipv6-prefix", "active-links", "mtu", "mru")
 QUOTED = {"status", "encoding"}
 
 
@@ -30,6 +30,8 @@ def cell(key: str, value: Any) -> str:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
     if key.endswith("-bytes"):
         return size(value)
+    if key == "links":
+        return str(len(value))
     # what a peer sent (a user name) must not steer the terminal
     return "".join(c if c.isprintable() else "?" for c in str(value))
 
@@ -55,6 +57,8 @@ def table(columns: list[Column], rows: Iterable[dict[str, Any]]) -> str:
 def monitor(session: dict[str, Any]) -> str:
     """One session as RouterOS prints it: labels to the right, strings quoted, durations and numbers bare, only what is known."""
     known = {**session, "status": STATUS.get(session.get("state", ""), session.get("state")), "remote-address": session.get("address")}
+    if "links" in session:
+        known["active-links"] = len(session["links"])
     rows = []
     for key in MONITOR:
         value = known.get(key)

@@ -24,6 +24,11 @@ class Machine:
         self._events: list[Any] = []
         self._outgoing: list[Any] = []
 
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self._events or self._outgoing)
+
     def events(self) -> list[Any]:
         """What happened since the last call, oldest first."""
         events = self._events

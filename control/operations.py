@@ -28,18 +28,19 @@ class Operations:
         self.concentrator, self.store, self.offload, self.settle = concentrator, store, offload, settle
 
     def sessions(self) -> Iterator[dict[str, Any]]:
-        """Every call, in order of arrival. One that did not authenticate yet is "starting" without a user, and named by its origin.
+        """Every bundle, and every call that is no link of one, in order of arrival. One that did not authenticate yet is "starting"
+        without a user, and named by its origin.
         Each is looked at when its turn comes: whoever lists tens of thousands lets others work meanwhile."""
         own = self.concentrator
         now = own.clock()
-        return (s.row(own.tables, now) for s in list(own.sessions.values()) if not s.ended)
+        return (s.row(own.tables, now) for s in list(own.sessions.values()) if not s.ended and s.bundle is None)
 
     def find(self, name: str) -> Session:
         """By its name, or by a user's when he has one session, or by what stands in place of a name before there is a user."""
         own = self.concentrator.sessions
         if name in own.names.sessions:
             return own.names.sessions[name]
-        same = own.names.of(name) or [s for s in own.values() if not s.ended and name in (s.label, s.name and s.user)]
+        same = own.names.of(name) or [s for s in own.values() if not s.ended and s.bundle is None and name in (s.label, s.name and s.user)]
         if len(same) > 1:
             raise Ambiguous(f"{name!r} has {len(same)} sessions: {', '.join(sorted(s.label for s in same))}")
         if not same:

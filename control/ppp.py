@@ -116,6 +116,9 @@ class PPP(Machine):
             authentication.refused(verdict)
             self.close(Reason("authentication", verdict.code, verdict.text), now)
 
+    def waits_for(self, request: AuthRequest) -> bool:
+        return self._request is request
+
     # What the wire and the clock bring
 
     def receive(self, protocol: int, payload: bytes, now: float) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Network
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..fastpath.table import TICK_SECONDS
 from .address import shown
+from .bundle import Bundle
 from .install import Route
 from .ipv6cp import link_local
 from .link import LinkUp
@@ -18,21 +19,29 @@ from .router import Router
 from .service import Call, Service
 from .settings import Profile
 
+if TYPE_CHECKING:
+    from .bundles import Approach
+
 State = Literal["starting", "authenticating", "open", "closing"]
 
 
 class Session:
-    """From Opening to Down."""
+    """From Opening to Down; one that is a bundle (bundles.py) from its first link to its last."""
 
-    __slots__ = ("account", "address", "alarm", "call", "caller_id", "cipher", "delegated", "early", "ended", "generation", "leads",
-                 "link", "name", "number", "opened", "owner", "patient", "ppp", "prefix", "profile", "reason", "router", "sequenced",
-                 "service", "slot", "started", "state", "up_since", "user", "watchers")
+    __slots__ = ("account", "address", "alarm", "approach", "bundle", "call", "caller_id", "cipher", "delegated", "discriminator", "early",
+                 "ended", "generation", "kind", "leads", "link", "links", "name", "number", "opened", "owner", "patient", "ppp", "prefix",
+                 "profile", "reason", "router", "sequenced", "service", "slot", "started", "state", "up_since", "user", "watchers")
 
     def __init__(self, service: Service, call: Call, slot: int, generation: int, owner: int, now: float) -> None:
         self.service, self.call = service, call
         self.slot, self.generation, self.owner, self.started = slot, generation, owner, now
         self.caller_id = shown(call.path.peer)
-        self.ppp: PPP | None = None             # from Up on
+        self.kind = service.kind                # in the tables
+        self.ppp: PPP | Bundle | None = None    # from Up on
+        self.bundle: Session | None = None      # whose user data this link carries, with others or alone
+        self.links: list[Session] = []          # a bundle's
+        self.discriminator = b""                # a bundle's
+        self.approach: Approach | None = None   # while it waits to join a bundle
         self.link: LinkUp | None = None         # while user data flows
         self.cipher: Cipher | None = None       # whose keys the tables have
         self.profile: Profile | None = None
@@ -59,8 +68,13 @@ class Session:
         """How the log calls it: by name, or by where it comes from."""
         return self.name or f"<{self.service.name} from {self.caller_id}>"
 
+    def members(self, now: float) -> list[dict[str, Any]]:
+        """A bundle's links."""
+        return [{"service": link.service.name, "caller-id": link.caller_id, "uptime": round(now - link.up_since), "mtu": link.ppp.mtu,
+                 "mru": link.ppp.lcp.mru} for link in self.links if isinstance(link.ppp, PPP)]
+
     def row(self, tables: Any, now: float) -> dict[str, Any]:
-        """The keys of `sessions --json`; rx is from the peer. The prefixes are keys of sessions that have them."""
+        """The keys of `sessions --json`; rx is from the peer. The prefixes are keys of sessions that have them, links of bundles."""
         rx_packets, rx_bytes, tx_packets, tx_bytes, _, last_user = tables.counters(self.slot)
         link = self.link
         return {
@@ -71,7 +85,8 @@ class Session:
             "rx-bytes": rx_bytes, "tx-bytes": tx_bytes, "rx-packets": rx_packets, "tx-packets": tx_packets, "state": self.state,
             **self.service.told(self.call),
             **({"remote-ipv6-prefix": str(self.prefix)} if self.prefix else {}),
-            **({"delegated-ipv6-prefix": str(self.delegated)} if self.delegated else {})}
+            **({"delegated-ipv6-prefix": str(self.delegated)} if self.delegated else {}),
+            **({"links": self.members(now)} if self.links else {})}
 
     def details(self, tables: Any, now: float) -> dict[str, Any]:
         """What `monitor` shows besides."""

@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from heapq import heappop, heappush
 from random import Random
 from typing import Any
@@ -19,10 +20,13 @@ from ..fastpath.punt import PuntKind
 from .aaa import Authority
 from .address import Path
 from .auth import AuthRequest, Reject
+from .bundle import Bundle
+from .bundles import Bundles
 from .delegation import Delegation
+from .ids import Ids
 from .install import Installer, routes
 from .ipv6cp import link_local
-from .link import IPV6, CipherReset, LinkDown, LinkReset, LinkUp
+from .link import IPV6, CipherReset, LinkDown, LinkJoined, LinkReset, LinkUp
 from .log import Limited
 from .names import Names
 from .ppp import PPP
@@ -41,9 +45,9 @@ Frame = tuple[int, int, int, int, Path | None, bytes]   # kind, slot, generation
 
 
 class Sessions(dict[int, Session]):
-    """The sessions by slot; one is here as long as its call."""
+    """The sessions by slot; one is here as long as its call, or as its links."""
 
-    def __init__(self, tables: Any, authority: Authority, random: Random, outbox: list[list[Frame]], duid: bytes, *,
+    def __init__(self, tables: Any, authority: Authority, ids: Ids, random: Random, outbox: list[list[Frame]], duid: bytes, *,
                  foreign_owner: bool = False) -> None:
         super().__init__()
         self.tables, self.authority, self.random, self.outbox = tables, authority, random, outbox
@@ -53,6 +57,7 @@ class Sessions(dict[int, Session]):
         self.change = Limited(log, LIMITED)     # of links that are up
         self.installer = Installer(tables)
         self.names = Names()
+        self.bundles = Bundles(self, ids, random)
         self.failures = Failures()
         self.waiting: deque[Session] = deque()
         self.starting = 0
@@ -79,6 +84,11 @@ class Sessions(dict[int, Session]):
                 self.defect(error, now)
                 if isinstance(event, Opening):
                     service.hang_up(event.call, INTERNAL, now)
+
+    def hang_up(self, session: Session, reason: Reason, now: float) -> None:
+        """The call is over; a bundle has none, and its links end by themselves."""
+        if not isinstance(session.ppp, Bundle):
+            session.service.hang_up(session.call, reason, now)
 
     def opening(self, service: Service, event: Opening, now: float) -> None:
         owner = event.worker
@@ -116,7 +126,7 @@ class Sessions(dict[int, Session]):
             self.start(self.waiting.popleft(), now)
 
     def start(self, session: Session, now: float) -> None:
-        if session.ended or session.ppp is None:
+        if session.ended or not isinstance(session.ppp, PPP):
             return
         session.opened = True
         self.starting += 1
@@ -134,6 +144,7 @@ class Sessions(dict[int, Session]):
     def receive(self, session: Session, protocol: int, payload: bytes, now: float) -> None:
         """A PPP packet that a worker punted."""
         if protocol == IPV6:
+            session = session.bundle or session
             if session.router is not None:
                 session.router.receive(payload, now)
                 self.touched[session.slot] = session
@@ -160,7 +171,7 @@ class Sessions(dict[int, Session]):
 
     def drain(self, session: Session, now: float) -> None:
         """One link's events, frames and alarm."""
-        ppp = session.ppp
+        ppp, kin = session.ppp, self.bundles.kin(session)
         if ppp is None:
             return
         events = ppp.events()
@@ -171,6 +182,7 @@ class Sessions(dict[int, Session]):
             except Exception as error:
                 self.break_off(session, error, now)
             events = ppp.events()
+        self.bundles.stir([*kin, *self.bundles.kin(session)])
         if session.ended:       # its slot is retired: the worker would not send what it still has to say
             return
         frames = self.outbox[session.owner]
@@ -181,6 +193,8 @@ class Sessions(dict[int, Session]):
             for payload in session.router.outgoing():
                 frames.append((PuntKind.PUNT_PPP, session.slot, session.generation, IPV6, None, payload))
             when = min((due for due in (when, session.router.deadline()) if due is not None), default=None)
+        if session.approach is not None:
+            when = min(due for due in (when, session.approach.when) if due is not None)
         if when is not None and (session.alarm is None or when < session.alarm):
             self.wake(session, when)
 
@@ -202,15 +216,18 @@ class Sessions(dict[int, Session]):
                 session.ppp.tick(now)
                 if session.router is not None:
                     session.router.tick(now)
+                if session.approach is not None and session.approach.when <= now and (request := self.bundles.look(session, now)):
+                    self.auth_request(session, request, now, answered=True)
             except Exception as error:
                 self.break_off(session, error, now)
 
     # -- what a link says
 
-    def auth_request(self, session: Session, event: AuthRequest, now: float) -> None:
+    def auth_request(self, session: Session, event: AuthRequest, now: float, *, answered: bool = False) -> None:
+        """`answered`: the other links of its bundle were asked whether they are there."""
         ppp, service = session.ppp, session.service
-        assert ppp is not None
-        session.state = "authenticating"
+        assert isinstance(ppp, PPP)
+        session.state, session.approach = "authenticating", None
         user = event.shown
         if user != session.user:        # another one than before LCP was renegotiated
             self.names.remove(session)
@@ -220,6 +237,15 @@ class Sessions(dict[int, Session]):
             self.refuse(session, event, checked, now)
             return
         account, secret, message = checked
+        bundle = self.bundles.find(account, ppp) if ppp.lcp.multilink else None
+        if bundle is not None:
+            self.give_back(session)
+            self.names.remove(session)
+            session.account = account
+            if answered or self.bundles.approach(bundle, session, event, now):
+                service.core.ids.let_in(service.name, session.call.tunnel_id, session.slot)
+                self.bundles.join(bundle, session, event, message, now)
+            return
         profile = self.authority.profile(secret, service.table_of(session.call).default_profile)
         self.give_back(session)         # authenticated anew: it gets its address again, if that is still what it should have
         fixed = self.authority.fixed_address(secret, profile)
@@ -231,16 +257,20 @@ class Sessions(dict[int, Session]):
         if isinstance(verdict, Reject):
             self.refuse(session, event, verdict, now)
             return
-        session.profile, session.address, session.prefix = profile, verdict.remote_address, verdict.prefix
-        if session.account != account:
+        if session.account != account or ppp.lcp.multilink:
             self.names.remove(session)
             session.account = account
-        self.names.add(session)
+        session.profile, session.address, session.prefix = profile, verdict.remote_address, verdict.prefix
+        owner: Session | Reject = self.bundles.open(session, ppp) if ppp.lcp.multilink else session
+        if isinstance(owner, Reject):
+            self.refuse(session, event, owner, now)
+            return
+        self.names.add(owner)
         service.core.ids.let_in(service.name, session.call.tunnel_id, session.slot)
-        ppp.authenticated(verdict, now, event)
+        ppp.authenticated(verdict, now, event, owner.ppp if isinstance(owner.ppp, Bundle) else None)
 
     def refuse(self, session: Session, event: AuthRequest, verdict: Reject, now: float) -> None:
-        assert session.ppp is not None
+        assert isinstance(session.ppp, PPP)
         session.state = "closing"
         session.ppp.authenticated(verdict, now, event)
 
@@ -252,15 +282,18 @@ class Sessions(dict[int, Session]):
             self.close_router(session)
         leads = routes(event, session.address, session.prefix, session.delegated)
         session.leads = before | leads          # should the tables refuse, all of them are taken out
-        self.installer.up(session.slot, session.service.kind, session.call, event, sequenced=session.sequenced,
-                          clamp=profile.change_tcp_mss, keepalive=table.keepalive_timeout, dscp=getattr(table, "dscp", 0), leads=leads,
+        bundle = isinstance(session.ppp, Bundle)    # which its links keep alive
+        self.installer.up(session.slot, session.kind, session.call, event, sequenced=session.sequenced and not bundle,
+                          clamp=profile.change_tcp_mss, keepalive=0 if bundle else table.keepalive_timeout,
+                          dscp=getattr(table, "dscp", 0), leads=leads,
                           prefix=session.prefix, gateway6=profile.local_ipv6_address, rekey=rekey)
         session.cipher = event.cipher
         self.installer.forget(session.slot, before - leads)
         session.leads = leads
         if event.ipv6:
             self.open_router(session, event, now)
-        self.outbox[session.owner].append((PuntKind.PUNT_ARM, session.slot, session.generation, 0, None, b""))
+        if not bundle:
+            self.outbox[session.owner].append((PuntKind.PUNT_ARM, session.slot, session.generation, 0, None, b""))
         first = not session.up_since
         if first:
             self.starting -= 1
@@ -274,7 +307,11 @@ class Sessions(dict[int, Session]):
         else:                                   # a peer may negotiate as often as it likes
             self.change(logging.INFO, now, *said)
 
+    def link_joined(self, session: Session, event: LinkJoined, now: float) -> None:
+        self.bundles.joined(session, event, now)
+
     def link_reset(self, session: Session, event: LinkReset, now: float) -> None:
+        self.bundles.left(session, now)
         self.close_router(session)
         self.installer.reset(session.slot, session.leads)
         session.link, session.leads = None, frozenset()
@@ -283,14 +320,14 @@ class Sessions(dict[int, Session]):
 
     def link_down(self, session: Session, event: LinkDown, now: float) -> None:
         self.end(session, event.reason, now)
-        session.service.hang_up(session.call, event.reason, now)
+        self.hang_up(session, event.reason, now)
 
     def cipher_reset(self, session: Session, event: CipherReset, now: float) -> None:
         """Its worker encrypts the next packet anew; the order leaves before CCP's answer does."""
         self.outbox[session.owner].append((PuntKind.PUNT_REKEY, session.slot, session.generation, 0, None, b""))
 
-    handlers: dict[type, Callable[..., None]] = {AuthRequest: auth_request, LinkUp: link_up, LinkReset: link_reset, LinkDown: link_down,
-                                                 CipherReset: cipher_reset}
+    handlers: dict[type, Callable[..., None]] = {AuthRequest: auth_request, LinkUp: link_up, LinkJoined: link_joined,
+                                                 LinkReset: link_reset, LinkDown: link_down, CipherReset: cipher_reset}
 
     def open_router(self, session: Session, link: LinkUp, now: float) -> None:
         """IPV6CP is open: somebody must be the router of that link. One that goes on learns of another MTU."""
@@ -335,7 +372,7 @@ class Sessions(dict[int, Session]):
             session.ppp.lower_down(reason, now)
             self.drain(session, now)
         else:
-            session.service.hang_up(session.call, reason, now)
+            self.hang_up(session, reason, now)
 
     def end(self, session: Session, reason: Reason, now: float) -> None:
         """Out of the tables; said once, whatever ended it first."""
@@ -345,6 +382,8 @@ class Sessions(dict[int, Session]):
         if session.opened and not session.up_since:
             self.starting -= 1
         label = session.label
+        for link in (session, *session.links):
+            self.bundles.left(link, now)
         rx_packets, rx_bytes, tx_packets, tx_bytes, *_ = self.tables.counters(session.slot)
         self.close_router(session)
         self.installer.close(session.slot, session.leads)
@@ -358,12 +397,21 @@ class Sessions(dict[int, Session]):
             self.say(logging.WARNING, now, "%s: user %r from %s did not come up: %s", label, session.user, session.caller_id, reason.text)
         if not session.up_since or reason.stage in ("authentication", "ccp"):
             self.failures.add(session.service.name, session.user, session.caller_id, reason)
+        if isinstance(session.ppp, Bundle):
+            self.bundles.closed(session)
         for told in session.watchers:
             told()
 
     def disconnect(self, session: Session, now: float, told: Callable[[], None]) -> None:
         """Say goodbye by PPP and by what carries it; `told` is called when it is over."""
-        session.watchers += (told,)
+        waiting = set(session.links or [session])
+
+        def over(link: Session) -> None:
+            waiting.discard(link)
+            if not waiting:
+                told()
+        for link in waiting:
+            link.watchers += (partial(over, link),)
         self.close(session, DISCONNECTED, now)
 
     def close(self, session: Session, reason: Reason, now: float) -> None:
@@ -393,4 +441,4 @@ class Sessions(dict[int, Session]):
             self.lose(session, reason, now)
         with suppress(Exception):
             self.end(session, reason, now)
-        session.service.hang_up(session.call, reason, now)
+        self.hang_up(session, reason, now)

@@ -12,14 +12,17 @@ from random import Random
 from typing import Any
 
 from headrace.control.address import mapped
+from headrace.control.bundle import Bundle
 from headrace.control.concentrator import Concentrator
 from headrace.control.l2tp import CallDown, CallOpening, CallUp, Endpoint, Path, Settings, TunnelDown
-from headrace.control.link import IPV6, LinkDown, LinkSettings, LinkUp
+from headrace.control.link import IPV6, LinkDown, LinkJoined, LinkSettings, LinkUp
 from headrace.control.mppe import IN_CLEAR, Policy
 from headrace.control.ppp import PPP
 from headrace.control.reason import Reason
 from headrace.control.settings import Config
+from headrace.fastpath import bundle as fastpath_bundle
 from headrace.fastpath import table
+from headrace.fastpath.packet import Kind
 from headrace.fastpath.punt import PuntKind
 from headrace.fastpath.table import State
 from l2tp_peer import Ids
@@ -48,10 +51,12 @@ def configuration(**changes: Any) -> Config:
 class Subscriber:
     """One call of a LAC with a PPP client on it."""
 
-    def __init__(self, lac: Lac, user: str, password: str, method: str, encryption: Policy, ip: bool, ipv6: bool) -> None:
+    def __init__(self, lac: Lac, user: str, password: str, method: str, encryption: Policy, ip: bool, ipv6: bool,
+                 bundle: Bundle | None, multilink: dict[str, Any]) -> None:
         self.lac, self.session_id = lac, 0
+        self.bundle = bundle                        # that it shall join, then the one in which it is
         self.settings = LinkSettings(user=user, password=password, authentication=(method,) if method else METHODS, encryption=encryption,
-                                     ip=ip, ipv6=ipv6)
+                                     ip=ip, ipv6=ipv6, **multilink)
         self.heard: list[bytes] = []                # IPv6 packets of its router
         self.ppp: PPP | None = None
         self.far: tuple[int, int] | None = None     # the concentrator's ids
@@ -64,7 +69,7 @@ class Subscriber:
         """Begin with LCP again, perhaps as somebody else: a new client on the same call."""
         if user:
             self.settings = replace(self.settings, user=user, password=password)
-        self.ppp = PPP("client", self.settings, self.lac.rig.random)
+        self.ppp = PPP("client", self.settings, self.lac.rig.random, self.bundle)
         self.ppp.open(self.lac.rig.now)
 
     def close(self) -> None:
@@ -88,8 +93,8 @@ class Lac:
         self.tunnel_id = self.endpoint.dial(self.path, rig.now)
 
     def call(self, user: str = "joe", password: str = "1", method: str = "", encryption: Policy = IN_CLEAR, ip: bool = True,
-             ipv6: bool = False, **details: Any) -> Subscriber:
-        subscriber = Subscriber(self, user, password, method, encryption, ip, ipv6)
+             ipv6: bool = False, bundle: Bundle | None = None, multilink: dict[str, Any] | None = None, **details: Any) -> Subscriber:
+        subscriber = Subscriber(self, user, password, method, encryption, ip, ipv6, bundle, multilink or {})
         subscriber.session_id = self.endpoint.place_call(self.tunnel_id, self.rig.now, **details)
         self.calls[subscriber.session_id] = subscriber
         return subscriber
@@ -108,7 +113,7 @@ class Lac:
             if isinstance(event, CallOpening):
                 subscriber.far = event.peer_tunnel_id, event.peer_session_id
             elif isinstance(event, CallUp):
-                subscriber.ppp = PPP("client", subscriber.settings, self.rig.random)
+                subscriber.ppp = PPP("client", subscriber.settings, self.rig.random, subscriber.bundle)
                 subscriber.ppp.open(now)
             elif isinstance(event, CallDown):
                 subscriber.call_down = event.reason
@@ -125,6 +130,10 @@ class Lac:
                     subscriber.link = event
                 elif isinstance(event, LinkDown):
                     subscriber.link, subscriber.down = None, event.reason
+                elif isinstance(event, LinkJoined):
+                    subscriber.bundle = event.bundle
+                    subscriber.link = event.bundle.network.said if event.bundle.network else None
+                    self.rig.bundles.setdefault(event.bundle, []).append(subscriber)
             for protocol, payload in subscriber.ppp.outgoing():
                 if not (self.silent or subscriber.silent):
                     self.rig.wire(("ppp", self, subscriber.far, protocol, payload))
@@ -151,6 +160,9 @@ class Rig:
         self.order = itertools.count()
         self.armed: list[int] = []          # slots whose keepalive a worker was told to start
         self.sent: list[tuple[Any, ...]] = []   # all frames that the core wanted sent
+        self.bundles: dict[Bundle, list[Subscriber]] = {}       # of the clients
+        self.heard: dict[int, int] = {}         # tick in which a worker would have received something, by slot
+        self.core.sessions.bundles.heard = lambda link: self.heard.get(link.slot, 0)   # type: ignore[method-assign]
 
     # -- people
 
@@ -201,6 +213,14 @@ class Rig:
                     self.wire(("frame", slot, protocol, payload))
         for lac in self.lacs:
             lac.drain()
+        for bundle, subscribers in self.bundles.items():
+            for event in bundle.events():
+                for subscriber in subscribers:
+                    if isinstance(event, LinkUp):
+                        subscriber.link = event
+            for protocol, payload in bundle.outgoing():
+                if not any(s.silent or s.lac.silent for s in subscribers if s.ppp in bundle.links):
+                    self.wire(("joint", bundle, protocol, payload))
 
     def deliver(self, item: tuple[Any, ...]) -> None:
         kind, *rest = item
@@ -211,9 +231,16 @@ class Rig:
         elif kind == "ppp":
             lac, far, protocol, payload = rest
             slot = self.tables.slot(*far)
+            self.heard[slot] = int(self.now * 10)
             row = self.tables.sessions()[slot]
             if row["state"] in (State.OPENING, State.OPEN) and (row["tunnel"], bytes(row["peer"])) == (far[0], lac.path.local):
                 self.core.frame((PuntKind.PUNT_PPP, 0, slot, int(row["generation"]), protocol, None, payload), self.now)
+        elif kind == "joint":
+            bundle, protocol, payload = rest
+            link = next((s for s in self.bundles[bundle] if s.ppp in bundle.links), None)
+            session = self.core.sessions.get(self.slot(link)) if link else None
+            if session and session.bundle:
+                self.core.frame((PuntKind.PUNT_PPP, 0, session.bundle.slot, session.bundle.generation, protocol, None, payload), self.now)
         elif kind == "down":
             path, datagram = rest
             for lac in self.lacs:
@@ -221,6 +248,11 @@ class Rig:
                     lac.endpoint.receive(lac.path, datagram, self.now)
         else:
             slot, protocol, payload = rest
+            if (session := self.core.sessions.get(slot)) and session.links:
+                far = session.links[0].call.tunnel_id, session.links[0].call.session_id
+                for link in (s for own in self.bundles.values() for s in own if s.far == far and s.ppp and s.ppp.bundle):
+                    link.ppp.bundle.receive(protocol, payload, self.now)
+                return
             row = self.tables.sessions()[slot]
             far = int(row["tunnel"]), int(row["session"])
             for lac in self.lacs:
@@ -237,7 +269,8 @@ class Rig:
         self.collect()
         while True:
             due = [self.queue[0][0]] if self.queue else []
-            ends = [self.core, *(lac.endpoint for lac in self.lacs), *(s.ppp for lac in self.lacs for s in lac.calls.values() if s.ppp)]
+            ends = [self.core, *(lac.endpoint for lac in self.lacs), *(s.ppp for lac in self.lacs for s in lac.calls.values() if s.ppp),
+                    *self.bundles]
             due += [d for e in ends if (d := e.deadline()) is not None]
             if not due or min(due) > end:
                 self.now = end
@@ -267,14 +300,22 @@ class Rig:
         states = dict(zip(slots.tolist(), tables.sessions()["state"][slots].tolist(), strict=True))
         assert {s.slot for s in live} == {slot for slot, state in states.items() if state in (State.OPENING, State.OPEN)}
         for s in live:
-            assert states[s.slot] == (State.OPEN if s.link else State.OPENING)
+            assert states[s.slot] == (State.OPEN if s.link or s.bundle else State.OPENING)
             assert not s.address or tables.lookup(mapped(s.address)) == (s.slot if s.link and s.link.ip else 0)
             six = s.link is not None and s.link.ipv6
             assert (s.router is not None) == six and (six or not s.delegated)
             assert all(tables.lookup(p[9].packed) == (s.slot if six else 0) for p in (s.prefix, s.delegated) if p)
-            assert bool(s.link) == (s.state == "open") or s.state == "closing"
+            assert bool(s.link or s.bundle) == (s.state == "open") or s.state == "closing"
+        bundles = [s for s in live if s.kind == Kind.KIND_BUNDLE]
+        assert set(core.sessions.bundles.of.values()) == set(bundles) and core.ids.bundles == len(bundles)
+        assert set(core.sessions.bundles.live.values()) <= set(bundles)
+        for s in bundles:
+            assert {link.slot for link in s.links} == {slot for slot, *_ in fastpath_bundle.links(tables, s.slot)}
+            assert all(link.bundle is s and not link.name and not link.address for link in s.links)
+            assert [link.ppp for link in s.links] == s.ppp.links
+        assert all(s in s.bundle.links for s in live if s.bundle)
         calls = [call for tunnel in core.l2tp.endpoint._tunnels.values() for call in tunnel.calls.values()]
-        assert core.ids.sessions == sum(bank.taken for bank in core.ids.banks) == len(calls) == len(sessions)
+        assert core.ids.sessions + len(bundles) == sum(bank.taken for bank in core.ids.banks) == len(calls) + len(bundles) == len(sessions)
         assert sum(space.taken for space in core.ids.tunnels) == len(core.l2tp.endpoint)
 
     def check_empty(self) -> None:
