@@ -45,6 +45,9 @@ figures: build packages
 	$(MEASURE) throughput --size 64 --duration 1 --repeat 5 --peer l2tpns,wireguard-go,openvpn --json peers.json
 	$(MEASURE) throughput --traffic tcp --duration 1 --peer offload-none --json offload.json
 	$(MEASURE) throughput --traffic udp --size 64 --sessions 1,10000,60000 --flows 10000,60000 --wire offload --duration 1 --json sessions.json
+	$(MEASURE) throughput --protocol pptp --size 64,1400 --wire offload --duration 1 --json pptp.json
+	$(MEASURE) throughput --protocol pptp-raw --size 1400 --wire offload --duration 1 --json pptp-raw.json
+	$(MEASURE) throughput --protocol pptp --mppe 128 --size 64,1400 --wire offload --duration 1 --repeat 5 --json pptp-mppe.json
 	$(MEASURE) setup --json setup.json
 	$(MEASURE) setup --window 0 --json setup-instant.json
 	$(MEASURE) setup --auth pap --peer l2tpns --json setup-pap.json

@@ -22,6 +22,7 @@ app = typer.Typer(help="Benchmarks, as root: without a command a useful part of 
                   pretty_exceptions_enable=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
 Rows = list[dict[str, Any]]
 LIMIT = 480                     # seconds that the benchmark without arguments may take
+BITS = ("0", "40", "56", "128")
 FOREIGN = 0.05                  # share of a core that strangers may use before it is said
 
 
@@ -195,9 +196,10 @@ def throughput(
         sessions: Annotated[str, typer.Option(callback=numbers, help="Sessions between which udp goes round.")] = "1",
         flows: Annotated[str, typer.Option(callback=numbers, metavar="N", help="Distinct inner flows in all, one a session at least; "
                                            "packets of a single one follow each other and may be merged. Without it: one a "
-                                           "session; of one session 64 for imix, and for small packets 1 and 64.")] = "",
+                                           f"session; of one {wires.FLOWS} for imix, for small packets 1 and {wires.FLOWS}.")] = "",
         wire: Annotated[str, typer.Option(callback=some(WIRES), help="offload passes super-packets whole.")] = "offload,plain",
         workers: Annotated[str, typer.Option(callback=some(("1", "2")), help="The second shares the core of all the rest.")] = "1",
+        mppe: Annotated[str, typer.Option(callback=some(BITS), help="Bits of encryption; 0: in clear.")] = "0",
         duration: Annotated[float, typer.Option(min=0.1, help="Seconds of a run; of tcp, rounded up to whole ones.")] = 5,
         repeat: Annotated[int, typer.Option(min=1, help="Runs of each.")] = 7,
         rate: Annotated[float, typer.Option(min=0, help="Packets a second of udp, each way; 0: flat out.")] = 0,
@@ -212,7 +214,7 @@ def throughput(
         run(wires.Options(
             split(protocol), split(traffic), [s if s == "imix" else int(s) for s in split(size)], split(direction),
             [int(n) for n in split(sessions)], [int(n) for n in split(flows)], split(wire), [int(n) for n in split(workers)], split(peer),
-            duration, repeat, rate, loss_threshold if loss_free else None, trial), json, plot)
+            duration, repeat, rate, loss_threshold if loss_free else None, trial, tuple(map(int, split(mppe)))), json, plot)
 
 
 @app.command(epilog="Example: headrace bench setup --sessions 10000 --auth pap --json setup.json")

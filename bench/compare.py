@@ -20,8 +20,8 @@ from .sample import Estimate, estimate
 Row = dict[str, Any]
 # What says which measurement a row is; a row has those of its benchmark.
 IDENTITY = ("benchmark", "subject", "protocol", "traffic", "kernel", "size", "direction", "wire", "sessions", "flows", "workers",
-            "tunnels", "auth", "rate", "window", "keepalive", "batch", "spread", "run")
-COUNTS = ("sessions", "flows", "workers", "tunnels", "batch", "run", "rate", "window")
+            "tunnels", "auth", "rate", "window", "keepalive", "batch", "spread", "run", "mppe")
+COUNTS = ("mppe", "sessions", "flows", "workers", "tunnels", "batch", "run", "rate", "window")
 FEWEST = 3                      # samples
 
 
@@ -59,7 +59,7 @@ def rows(path: Path) -> dict[tuple[Any, ...], Row]:
     """By what they measured."""
     try:
         found = json.loads(path.read_text())["results"]
-        return {tuple(row.get(key) for key in IDENTITY): row for row in found}
+        return {tuple(row.get(key) or None if key == "mppe" else row.get(key) for key in IDENTITY): row for row in found}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LabError(f"{path} holds no results of a benchmark: {error}")
 

@@ -9,6 +9,9 @@ Coalescible packets come in runs of one stream; of the others, each is of anothe
 they still share an outer send, so that what the forwarder pays is the lack of runs and not the lack of batches. Sizes come
 in their order, over and over; only neighbours of one size share a send. Where the framing has numbers that must go on from one run
 to the next, or keys, `ends` has them.
+
+The counts of encrypted packets come round after 4,096 (RFC 3078 section 3.1): who loses more of a session than that cannot go on. So no
+more than AHEAD packets are sent that the sink, which the generator is told then, has not seen, unless it sees none for a while.
 """
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -25,6 +28,7 @@ from .frames cimport ETHERNET, IPV4, LINK, put_ip
 from .framing cimport FRAMING_BARE, ROOM, SEAL, Framing, frame_gre, frame_l2tp, frame_null, push_frame
 from .offload cimport SEGMENTS, SUPER, fold, pseudo, put_sum, sum_header, sum_ip
 from .payload cimport INNER, MARK, STAMP, Stamp, clock
+from .sink cimport Sink
 
 import socket as sockets
 
@@ -41,6 +45,8 @@ cdef enum:
     MANY = 256              # packets of one, unless they are paced
     NAP = 30000             # ns: a wait that is longer gives the core away
     SIZES = 64
+    AHEAD = 1024
+    LOST = 200000000        # ns after which those that are under way have not come
     MESSAGE = 66048         # room for the longest
     WHOLE = 61999           # octets of a super-packet that every TUN here takes: a longer one is dropped before it
 
@@ -85,11 +91,14 @@ cdef class Generator:
     cdef uint64_t link_sum
     cdef uint16_t id
     cdef Ends ends
+    cdef Sink sink
+    cdef uint64_t lost
     cdef Ciphers* ciphers
     cdef readonly uint64_t sent, refused
 
     def __cinit__(self, int fd, str framing, sessions, str other, *, peer=None, int flows=1, size=64, bint coalescible=True,
-                  int burst=SEGMENTS, double rate=0, bint length=False, int port=9, bytes link=b"", Ends ends=None):
+                  int burst=SEGMENTS, double rate=0, bint length=False, int port=9, bytes link=b"", Ends ends=None,
+                  Sink sink=None):
         """`framing` is null, l2tp, gre, or bare for a packet socket (port.py) on the TUN; `sessions` are (tunnel, session, address)
         as the forwarder knows them, `other` the inner address that they talk to: packets go from the sessions to it,
         or with bare from it to them. `size`: octets of an inner packet, or several that come in turn. `rate` is packets a second,
@@ -109,7 +118,7 @@ cdef class Generator:
             raise ValueError("a link header is Ethernet's, and IPv4's or none")
         self.fd, self.kind, self.coalescible, self.rate = fd, kinds[framing], coalescible, rate
         self.n_streams, self.n_sizes, self.burst = len(sessions) * flows, len(sizes), min(burst, SEGMENTS)
-        self.link_size, self.ends = len(link), ends
+        self.link_size, self.ends, self.sink = len(link), ends, sink
         for i in range(len(link)):
             self.link[i] = link[i]
         self.link_sum = sum_header(0, self.link + ETHERNET, IPV4) if self.link_size == LINK else 0
@@ -177,6 +186,8 @@ cdef class Generator:
                 if (packets and self.sent - before >= packets) or (end and clock() >= end):
                     break
                 self.round(packets - (self.sent - before) if packets else 0)
+                if self.ciphers and self.sink is not None:
+                    self.await_sink()
                 while self.rate and not self.stopped:
                     left = start + <int64_t>((self.sent - before) / self.rate * 1e9) - clock()
                     if left <= 0:
@@ -192,6 +203,20 @@ cdef class Generator:
 
     def stop(self):
         self.stopped = 1
+
+    cdef void await_sink(self) noexcept nogil:
+        cdef uint64_t seen, before = self.sink.counts.received
+        cdef int64_t since = clock()
+        while not self.stopped:
+            seen = self.sink.counts.received
+            if self.sent <= seen + self.lost + AHEAD:
+                return
+            if seen != before:
+                before, since = seen, clock()
+            elif clock() - since > LOST:
+                self.lost = self.sent - seen
+                return
+            nap(NAP)
 
     cdef Stream* choose(self) noexcept nogil:
         cdef Stream* s = &self.streams[self.next]

@@ -3,9 +3,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..control.mppe import Policy
+from ..control.network import MPPE_HEADER
 from .concentrator import Concentrator
 from .lab import FORWARDER, OTHERS, Lab
 from .lns import Lns
+from .stages import Looker, open_tables
 from .subject import MTU, Packets
 
 
@@ -13,15 +16,22 @@ class Headrace(Lns):
     """One concentrator; `offload` is its setting."""
     interface, offload = "hr0", "auto"
 
-    def __init__(self, lab: Lab, workers: int = 1) -> None:
+    def __init__(self, lab: Lab, workers: int = 1, mppe: int = 0) -> None:
+        """`mppe`: 40, 56 or 128 bits, stateless, of all sessions; 0: in clear."""
         super().__init__(lab, workers)
+        if mppe:
+            self.encryption, self.mtu = Policy("require", (mppe,)), MTU + MPPE_HEADER
         self.concentrator: Concentrator | None = None
 
     def settings(self) -> dict[str, Any]:
         """What is not as concentrator.py has it, by what it is of."""
         # Nobody answers echoes while the sink has the far end's socket, hence the long keepalive.
-        return {"concentrator": {"offload": self.offload, "spin": "0s", "log": "warning", "workers": self.workers},
-                "server": {"max-mtu": MTU, "max-mru": MTU, "keepalive-timeout": "1h"}}
+        found: dict[str, Any] = {"concentrator": {"offload": self.offload, "spin": "0s", "log": "warning", "workers": self.workers},
+                                 "server": {"max-mtu": self.mtu, "max-mru": self.mtu, "keepalive-timeout": "1h"}}
+        if self.encryption.required:
+            found["server"]["authentication"] = [self.authentication]
+            found["profile"] = {"use-encryption": "require", "mppe-strength": list(self.encryption.strengths)}
+        return found
 
     def start(self) -> None:
         self.concentrator = Concentrator(
@@ -29,6 +39,11 @@ class Headrace(Lns):
             environment={"HEADRACE_FORWARDER_CPUS": ",".join(map(str, (FORWARDER, OTHERS)[:self.workers])),
                          "HEADRACE_CONTROL_CPUS": str(OTHERS)})
         self._pids = self.concentrator.pids()
+
+    def looker(self) -> Looker:
+        """Who looks at its stages; to be closed."""
+        assert self.concentrator
+        return Looker(open_tables(self.concentrator.run_dir / "tables"), self._pids["forwarder"])
 
     def roles(self) -> dict[str, list[int]]:
         return {"forwarder": [self._pids["forwarder"]], "control": [self._pids["supervisor"], self._pids["control"]]}

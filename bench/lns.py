@@ -10,7 +10,7 @@ import socket
 import threading
 
 from ..control.link import LinkSettings
-from ..control.mppe import IN_CLEAR
+from ..control.mppe import IN_CLEAR, Policy
 from .concentrator import password, user
 from .dial import Call, FarEnd, Lac
 from .lab import FORWARDER, HOST, OTHERS, PEER, Lab, LabError
@@ -26,7 +26,8 @@ class Lns(Subject):
     interface = ""                  # the server's TUN
     whole = True                    # it takes super-packets
     authentication = "mschap2"
-    encryption = IN_CLEAR
+    encryption: Policy = IN_CLEAR
+    mtu = MTU                       # of PPP
 
     def __init__(self, lab: Lab, workers: int = 1) -> None:
         super().__init__(lab, workers)
@@ -46,7 +47,7 @@ class Lns(Subject):
         return DataPlane(self._tun, lac.wire, lac.peer, call.ids, call.peer_ids, cpu=OTHERS)
 
     def _dial(self, sessions: int) -> FarEnd:
-        link = LinkSettings(mru=MTU, mtu=MTU, authentication=(self.authentication,), user=user(0), password=password(0),
+        link = LinkSettings(mru=self.mtu, mtu=self.mtu, authentication=(self.authentication,), user=user(0), password=password(0),
                             encryption=self.encryption)
         with self.lab.peer.entered():
             self._lac = self._connect(link)

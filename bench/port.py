@@ -19,7 +19,7 @@ BUFFER = 4 << 20
 FRAME, FRAMES, BLOCK = 2048, 2048, 1 << 18      # of a ring: frames.pxd has the first two
 # What the raw socket of a far end may hold: the slots of a forwarder's ring are free when frames arrive there, but are read later, and
 # fewer must wait than a ring has.
-FAR_BUFFER = 512 << 10
+FAR_BUFFER = 768 << 10
 
 
 def open_tun(name: str) -> int:

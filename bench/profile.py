@@ -9,6 +9,7 @@ what they add can be seen.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import statistics
@@ -27,13 +28,13 @@ from ..control import config as configuration
 from ..control.config import ConfigError
 from ..fastpath.table import LayoutError
 from . import flame, record
-from .command import sentences, sizes, some, split
-from .concentrator import Concentrator
+from .command import BITS, sentences, sizes, some, split
 from .explain import explain
+from .headrace import Headrace
 from .lab import WIRES, LabError
 from .stages import Looker, each, open_tables, timing
 from .subject import MTU
-from .throughput import PROTOCOLS
+from .throughput import CIPHERED, PROTOCOLS
 from .wire import Case, Way, pin, prepared, traffic
 
 app = typer.Typer(help="What each packet costs, stage by stage; as root.", add_completion=False, pretty_exceptions_enable=False,
@@ -75,14 +76,13 @@ def lab(cases: list[Case], seconds: float, perf: bool) -> Iterator[tuple[Row, fl
     """A concentrator in a lab, and each case, one way and of the same sessions, profiled in it."""
     pin()
     first = cases[0]
-    with prepared(PROTOCOLS[first.protocol].headrace, first.wire, "udp", first.sessions) as ready, contextlib.ExitStack() as stack:
+    ours = PROTOCOLS[first.protocol].headrace
+    make = functools.partial(ours, mppe=first.mppe) if first.mppe else ours
+    with prepared(make, first.wire, "udp", first.sessions) as ready, contextlib.ExitStack() as stack:
         subject = ready.subject
-        concentrator: Concentrator | None = getattr(subject, "concentrator", None)
-        if not concentrator or not ready.far:
-            raise LabError(f"{first.protocol} has no sessions that our generator can use")
+        assert isinstance(subject, Headrace) and ready.far
         pid = subject.roles()["forwarder"][0]
-        looker = Looker(open_tables(concentrator.run_dir / "tables"), pid)
-        stack.callback(looker.close)
+        looker = stack.enter_context(contextlib.closing(subject.looker()))
         for case in cases:
             print(f"{case}: {seconds:g} s without timers, {seconds:g} s with them", file=sys.stderr)
             subject.attend()
@@ -176,6 +176,7 @@ def profile(
         sessions: Annotated[int, typer.Option(min=1, max=60000, help="Sessions between which packets go round.")] = 1,
         flows: Annotated[int, typer.Option(min=0, metavar="N", show_default=False, help="Distinct inner flows in all; packets of a single "
                                            "one follow each other and may be merged. Without it: one a session.")] = 0,
+        mppe: Annotated[str, typer.Option(callback=some(BITS), help="Bits of encryption of the lab's tunnels; 0: in clear.")] = "0",
         seconds: Annotated[float, typer.Option(min=0.1, help="To look at each.")] = 2,
         words: Annotated[bool, typer.Option("--explain", help="Say where the time goes and what the limit is.")] = False,
         picture: Annotated[Path | None, typer.Option("--flame", metavar="FILE.svg", show_default=False, help="Draw a flame graph.")] = None,
@@ -191,12 +192,15 @@ def profile(
             except ConfigError as error:
                 raise LabError(str(error))
         else:
-            cases = [Case(kind, "udp", one if one == "imix" else int(one), way, on, sessions, max(flows, sessions))
-                     for kind in split(protocol) for on in split(wire) for one in split(size) for way in split(direction)]
+            cases = [Case(kind, "udp", one if one == "imix" else int(one), way, on, sessions, max(flows, sessions), 1, int(bits))
+                     for kind in split(protocol) for on in split(wire) for bits in split(mppe) for one in split(size)
+                     for way in split(direction)]
             for case in cases:
+                if case.mppe and case.protocol not in CIPHERED:
+                    raise LabError(f"encryption is measured over {' and '.join(CIPHERED)}, not over {case.protocol}")
                 if not SMALLEST <= min(case.sizes) <= max(case.sizes) <= MTU:
                     raise LabError(f"a size is imix or from {SMALLEST} to {MTU} octets, not {case.size}")
-            alike = [list(group) for _, group in groupby(cases, lambda case: (case.protocol, case.wire))]
+            alike = [list(group) for _, group in groupby(cases, lambda case: (case.protocol, case.wire, case.mppe))]
             found = (one for group in alike for one in lab(group, seconds, perf))
         rows: list[Row] = []
         sampled: list[flame.Stacks | None] = []

@@ -10,12 +10,12 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from ..fastpath.bytes cimport load16
-from ..fastpath.mppe cimport Ciphers, free_ciphers, mppe_decrypt, mppe_run, new_ciphers, refill
+from ..fastpath.mppe cimport free_ciphers, mppe_decrypt, mppe_run, new_ciphers, refill
 from ..fastpath.sys cimport (
-    CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, MSG_DONTWAIT, SOL_UDP, UDP_GRO, cmsghdr, iovec, mmsghdr, msghdr, read, recvmmsg,
+    CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, MSG_DONTWAIT, SOL_UDP, UDP_GRO, cmsghdr, read, recvmmsg,
 )
 from .ends cimport Ends
-from .framing cimport FRAMING_BARE, SEAL, Framing, frame_null, pull_frame
+from .framing cimport FRAMING_BARE, SEAL, frame_null, pull_frame
 from .payload cimport INNER, MARK, STAMP, Stamp, clock
 
 cdef extern from "<poll.h>" nogil:
@@ -26,18 +26,8 @@ cdef extern from "<poll.h>" nogil:
     int POLLIN
 
 cdef enum:
-    BUFFERS = 64
-    BUFFER = 65536
-    BUCKETS = 512           # of latency: eight to a power of two
     PATIENCE = 20           # ms after which `stop` is noticed
     WINDOW = 1024
-
-cdef struct Counts:
-    uint64_t received, bytes, missing, reordered, duplicates, stale, other
-
-cdef struct Seen:
-    uint64_t next           # sequence number
-    uint64_t came[16]       # of the WINDOW before it, by their number modulo WINDOW, which came
 
 
 cdef inline bint came(const Seen* s, uint64_t sequence) noexcept nogil:
@@ -67,18 +57,6 @@ cdef inline int bucket(uint64_t ns) noexcept nogil:
 
 cdef class Sink:
     """`run` counts until `stop`; `received` are those that came for the first time."""
-    cdef int fd, n_streams, stopped
-    cdef Framing framing
-    cdef Seen* seen
-    cdef uint8_t* memory
-    cdef mmsghdr receives[BUFFERS]
-    cdef iovec iov[BUFFERS]
-    cdef uint8_t notes[BUFFERS][64]
-    cdef Counts counts
-    cdef uint64_t latency[BUCKETS]
-    cdef int64_t since
-    cdef Ends ends
-    cdef Ciphers* ciphers
 
     def __cinit__(self, int fd, str framing, int streams, int64_t since=0, Ends ends=None):
         """`since`: CLOCK_MONOTONIC in ns of the run's beginning. `ends`: the sessions, where they are encrypted."""

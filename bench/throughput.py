@@ -9,6 +9,7 @@ A protocol is a row of PROTOCOLS: headrace as its subject, and the null tunnel o
 from __future__ import annotations
 
 import contextlib
+import functools
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,11 +31,12 @@ Make = Callable[[Lab, int], Subject]
 
 
 class Protocol(NamedTuple):
-    headrace: type[Subject]
+    headrace: type[Headrace]
     null: type[Subject]
 
 
 PROTOCOLS = {"l2tp": Protocol(Headrace, Null), "pptp": Protocol(Pptp, GreNull), "pptp-raw": Protocol(PptpRaw, RawNull)}
+CIPHERED = ("pptp", "pptp-raw")     # those whose far end does MPPE
 # What may run beside the two: other forwarders; headrace without offloads; a second null tunnel, which shows the noise.
 PEERS: dict[str, type[Subject]] = {"null": Null, "offload-none": Plain, "l2tpns": L2tpns, "wireguard-go": WireguardGo,
                                    "openvpn": Openvpn}
@@ -63,8 +65,11 @@ class Options:
     rate: float = 0
     loss: float | None = None           # the threshold of the search; None: no search
     trial: float = 1
+    mppe: tuple[int, ...] = (0,)        # bits
 
     def check(self) -> None:
+        if any(self.mppe) and (deaf := [name for name in self.protocols if name not in CIPHERED]):
+            raise LabError(f"encryption is measured over {' and '.join(CIPHERED)}, not over {' and '.join(deaf)}")
         for peer in self.peers:
             PEERS[peer].check()
         for size in self.sizes:
@@ -88,7 +93,8 @@ def cases(o: Options) -> Iterator[Case]:
                         for size in [MTU] if kind == "tcp" else o.sizes:
                             for flows in flows_of(o, kind, size, sessions):
                                 for direction in o.directions:
-                                    yield Case(protocol, kind, size, direction, wire, sessions, flows, workers)
+                                    for bits in o.mppe:
+                                        yield Case(protocol, kind, size, direction, wire, sessions, flows, workers, bits)
 
 
 def flows_of(o: Options, kind: str, size: int | str, sessions: int) -> list[int]:
@@ -99,28 +105,29 @@ def flows_of(o: Options, kind: str, size: int | str, sessions: int) -> list[int]
     return [FLOWS] if size == "imix" else [1, FLOWS] if int(size) <= SMALL else [1]
 
 
-Group = tuple[str, str, int, str, int]
+Group = tuple[str, str, int, str, int, int]
 
 
 def groups(o: Options) -> dict[Group, list[Case]]:
-    """Cases by what they share: protocol, wire, workers, traffic and sessions."""
+    """Cases by what they share: protocol, wire, workers, traffic, sessions and encryption."""
     found: dict[Group, list[Case]] = {}
     for case in cases(o):
-        found.setdefault((case.protocol, case.wire, case.workers, case.traffic, case.sessions), []).append(case)
+        found.setdefault((case.protocol, case.wire, case.workers, case.traffic, case.sessions, case.mppe), []).append(case)
     return found
 
 
-def subjects(o: Options, protocol: str, sessions: int) -> dict[str, Make]:
-    """By name, in the order of the runs: headrace, the null tunnel, peers."""
+def subjects(o: Options, protocol: str, sessions: int, mppe: int = 0) -> dict[str, Make]:
+    """By name, in the order of the runs: headrace, the null tunnel, which encrypts nothing, and peers."""
     own = {"null": PROTOCOLS[protocol].null}
     peers = {name: own.get(name, PEERS[name]) for name in o.peers if sessions == 1 or PEERS[name].many}
-    return {"headrace": PROTOCOLS[protocol].headrace, "": PROTOCOLS[protocol].null, **peers}
+    ours = PROTOCOLS[protocol].headrace
+    return {"headrace": functools.partial(ours, mppe=mppe) if mppe else ours, "": PROTOCOLS[protocol].null, **peers}
 
 
 def seconds(o: Options) -> float:
     """How long it will take, about."""
     total = 0.0
-    for (protocol, _, _, kind, sessions), group in groups(o).items():
+    for (protocol, _, _, kind, sessions, _), group in groups(o).items():
         count = len(subjects(o, protocol, sessions))
         total += count * (START + sessions * SESSION)
         total += len(group) * count * o.repeat * (BETWEEN + max(o.duration, 1 if kind == "tcp" else 0))
@@ -137,10 +144,10 @@ def count(o: Options) -> int:
 def measure(o: Options, say: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     """Rows as they come; `say` hears of each run before it."""
     o.check()
-    for (protocol, wire, workers, kind, sessions), group in groups(o).items():
+    for (protocol, wire, workers, kind, sessions, mppe), group in groups(o).items():
         with contextlib.ExitStack() as stack:
             ready = {name: stack.enter_context(prepared(make, wire, kind, sessions, workers))
-                     for name, make in subjects(o, protocol, sessions).items()}
+                     for name, make in subjects(o, protocol, sessions, mppe).items()}
             for case in group:
                 yield from interleaved(o, case, ready, say)
 
@@ -158,9 +165,14 @@ def interleaved(o: Options, case: Case, ready: dict[str, Ready], say: Callable[[
             say(f"{name or 'null tunnel'}: {case}, loss-free")
             most = statistics.median(run.pps for run in samples[name])
             found[name] = loss_free(lambda rate, one=one: one.run(case, o.trial, rate / len(case.ways)), most, o.loss)  # type: ignore[misc]
+    if case.mppe:
+        say(f"headrace: {case}, stages timed")
+    cipher = ready["headrace"].ciphered(case, o.duration, o.rate) if case.mppe else 0.0
     for name in ready:
         if name:
             row = result(name, case, samples, able)
+            if cipher and name == "headrace":
+                row |= {"cipher_ns": cipher * row["cost_ns"], "cipher_share": cipher}
             if name in found:
                 row["loss_free"], row["null_loss_free"] = found[name]._asdict(), found[""]._asdict()
             yield row
@@ -208,11 +220,13 @@ def kind(row: dict[str, Any]) -> str:
 
 def table(rows: list[dict[str, Any]]) -> Table:
     t = Table("subject", "traffic", "direction", "wire", title="ns of the forwarder's core an inner packet", box=None)
-    for head in ("cost", "null", "ratio", "Gbit/s", "kpps", "loss", "p99 us", "loss-free", "full"):
+    for head in ("cost", "cipher", "null", "ratio", "Gbit/s", "kpps", "loss", "p99 us", "loss-free", "full"):
         t.add_column(head, justify="right")
     for r in rows:
-        subject = f"{r['subject']} {r['protocol']}" + (f" x{r['workers']}" if r["workers"] > 1 else "")
-        t.add_row(subject, kind(r), r["direction"], r["wire"], f"{r['cost_ns']:.0f}", f"{r['null_cost_ns']:.0f}",
+        cipher = f"{r['cipher_ns']:.0f} ({r['cipher_share']:.0%})" if "cipher_ns" in r else ""
+        subject = f"{r['subject']} {r['protocol']}"
+        subject += (f" MPPE-{r['mppe']}" if r.get("mppe") else "") + (f" x{r['workers']}" if r["workers"] > 1 else "")
+        t.add_row(subject, kind(r), r["direction"], r["wire"], f"{r['cost_ns']:.0f}", cipher, f"{r['null_cost_ns']:.0f}",
                   "{:.3f} ({:.2f}-{:.2f})".format(r["ratio"], *r["ratio_interval"]), f"{r['gbit_s']:.2f}", f"{r['pps'] / 1e3:.0f}",
                   "" if r["loss"] is None else f"{r['loss']:.1%}", f"{r['latency_us']['p99']:.0f}" if r["latency_us"] else "",
                   f"{r['loss_free']['pps'] / 1e3:.0f}" if "loss_free" in r else "", r["bottleneck"])

@@ -21,9 +21,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from .generator import Generator
+from .headrace import Headrace
 from .lab import FORWARDER, OTHERS, Lab, LabError, Meter, Usage
 from .port import merge, open_packet, open_tun, packet_address
 from .sink import Hole, Sink
+from .stages import compare, timing
 from .subject import INSIDE, MTU, Far, Packets, Session, Subject
 
 SINK_PORT, HOLE_PORT = 9, 10
@@ -31,6 +33,7 @@ TRAFFIC = ("tcp", "udp")
 DIRECTIONS = ("up", "down", "both")
 # The simple IMIX, 7:4:1: small, middle and full packets, in an order in which few of a size follow each other.
 IMIX = [64, 570, 64, MTU, 64, 570, 64, 64, 570, 64, 570, 64]
+CIPHERS = ("encrypt", "decrypt")     # stages
 PERCENTILES = {"p50": 0.5, "p99": 0.99, "p999": 0.999}
 CALM = 3                        # a forwarder that has to wait for its core looks as if it were done
 NOBODY = b"\2bench"             # a MAC address that no station has
@@ -48,6 +51,7 @@ class Case(NamedTuple):
     sessions: int = 1
     flows: int = 1
     workers: int = 1
+    mppe: int = 0               # bits, or 0: in clear
 
     @property
     def sizes(self) -> list[int]:
@@ -59,7 +63,8 @@ class Case(NamedTuple):
 
     def __str__(self) -> str:
         counts = [f"{n} {what}{'s'[:n > 1]}" for what, n in (("session", self.sessions), ("flow", self.flows), ("worker", self.workers))]
-        return ", ".join([f"{self.protocol} {self.traffic} {self.size} {self.direction} {self.wire}", *counts[:2 + (self.workers > 1)]])
+        tunnel = f"{self.protocol} MPPE-{self.mppe}" if self.mppe else self.protocol
+        return ", ".join([f"{tunnel} {self.traffic} {self.size} {self.direction} {self.wire}", *counts[:2 + (self.workers > 1)]])
 
 
 class Run(NamedTuple):
@@ -159,13 +164,13 @@ def traffic(subject: Subject, far: Far, case: Case, rate: float = 0, way: str = 
                     yield Way(Generator(into.fileno(), "bare", there, far.sessions[0].address, peer=address, **send), sink)
             else:
                 yield Way(Generator(out.fileno(), far.framing, far.sessions, INSIDE, peer=None if far.out else far.host, link=far.link,
-                                    ends=far.ends, **send), sink)
+                                    ends=far.ends, sink=sink, **send), sink)
     else:
         with host.entered():
             into, address = open_packet(far.interface, far.whole)
         with into:
-            yield Way(Generator(into.fileno(), "bare", far.sessions, INSIDE, peer=address, **send),
-                      Sink(far.wire.fileno(), far.framing, streams, begun, far.ends))
+            sink = Sink(far.wire.fileno(), far.framing, streams, begun, far.ends)
+            yield Way(Generator(into.fileno(), "bare", far.sessions, INSIDE, peer=address, ends=far.ends, sink=sink, **send), sink)
 
 
 def udp(subject: Subject, far: Far, case: Case, seconds: float, rate: float = 0) -> Run:
@@ -272,6 +277,15 @@ class Ready(NamedTuple):
     def run(self, case: Case, seconds: float, rate: float = 0) -> Run:
         self.subject.attend()
         return udp(self.subject, self.far, case, seconds, rate) if self.far else tcp(self.subject, case, seconds)
+
+    def ciphered(self, case: Case, seconds: float, rate: float = 0) -> float:
+        """What share of the cost is the cipher's, in a run of a concentrator of ours with its stages timed."""
+        assert isinstance(self.subject, Headrace)
+        with contextlib.closing(self.subject.looker()) as looker, timing(looker.tables):
+            before = looker.look()
+            self.run(case, seconds, rate)
+            report = compare(before, looker.look())
+        return sum(stage["share"] for stage in report["stages"] if stage["stage"] in CIPHERS)
 
     def alone(self, case: Case) -> float | None:
         return alone(self.subject, self.far, case) if self.far else None

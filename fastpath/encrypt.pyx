@@ -5,7 +5,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from .bytes cimport store16
 from .cipher cimport CipherState
 from .encap cimport push_template
-from .mppe cimport MPPE_HEADER, mppe_encrypt, mppe_run
+from .mppe cimport MPPE_HEADER, mppe_encrypt, mppe_full, mppe_run
 from .packet cimport DROP_CLEAR
 from .port cimport count, full, push, transmit
 from .ppp cimport PPP_COMP
@@ -16,8 +16,8 @@ from .worker cimport CIPHER_ROOM, Worker
 
 cdef uint8_t* room(Worker* w, size_t length) noexcept nogil:
     """Where to put an inner packet of up to so many octets, which is at most a frame's: what waits is sent first when there is
-    no room behind it."""
-    if full(w.out) or w.cipher_used + ENCRYPTED + length > CIPHER_ROOM:
+    no room behind it, or when so much waits that the next packet would have it ciphered, which is this stage's matter."""
+    if full(w.out) or w.cipher_used + ENCRYPTED + length > CIPHER_ROOM or mppe_full(w.ciphers):
         transmit(w)
     return w.cipher_room + w.cipher_used + ENCRYPTED
 

@@ -32,4 +32,5 @@ cdef void refill(Ciphers* c) noexcept nogil
 cdef void mppe_begin(Ciphers* c, CipherState* s, const CipherKeys* keys, bint sending) noexcept nogil
 cdef int mppe_encrypt(Ciphers* c, CipherState* s, const uint8_t* data, uint8_t* out, uint32_t head, uint32_t length) noexcept nogil
 cdef int mppe_decrypt(Ciphers* c, CipherState* s, uint8_t* frame, uint32_t length) noexcept nogil
+cdef bint mppe_full(const Ciphers* c) noexcept nogil
 cdef void mppe_run(Ciphers* c) noexcept nogil

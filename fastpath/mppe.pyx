@@ -103,6 +103,11 @@ cdef void derive(Ciphers* c) noexcept nogil:
         n = kept
 
 
+cdef bint mppe_full(const Ciphers* c) noexcept nogil:
+    """No other packet can wait: the next makes those that do run."""
+    return c.count == JOBS
+
+
 cdef void mppe_run(Ciphers* c) noexcept nogil:
     """Do what waits. Budget at 1400 octets: 1,000 ns a packet of six sessions, 1,200 of one."""
     cdef int k

@@ -66,6 +66,13 @@ def test_what_is_not_there_is_refused_with_what_is(arguments: list[str], words: 
     assert result.exit_code == 2 and words in result.stderr
 
 
+def test_only_what_can_be_encrypted_is() -> None:
+    options = chosen(False, ["l2tp", "pptp"], [])
+    options.mppe = (0, 128)
+    with pytest.raises(LabError, match="over pptp and pptp-raw, not over l2tp"):
+        next(throughput.measure(options, print))
+
+
 @pytest.mark.parametrize("size", [51, 1401])
 def test_a_size_that_does_not_fit_is_one_sentence(size: int) -> None:
     options = chosen(False, ["l2tp"], [])
@@ -136,7 +143,8 @@ def test_two_runs_have_no_noise_to_be_beyond(tmp_path: Path) -> None:
 
 
 def test_only_what_measured_the_same_is_compared(tmp_path: Path) -> None:
-    for other in (CASE._replace(size=1400), CASE._replace(flows=1), CASE._replace(wire="plain"), CASE._replace(workers=2)):
+    for other in (CASE._replace(size=1400), CASE._replace(flows=1), CASE._replace(wire="plain"), CASE._replace(workers=2),
+                  CASE._replace(mppe=128)):
         result = CliRunner().invoke(app, ["compare", str(written(tmp_path / "a", row(200, 210, 220))),
                                           str(written(tmp_path / "b", row(400, 410, 420, case=other)))])
         assert result.exit_code == 1 and "no figure in common" in result.stderr

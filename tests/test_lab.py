@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -307,3 +308,20 @@ def test_what_loses_at_any_rate_has_no_loss_free_rate() -> None:
     blank = dict.fromkeys(wire.Run._fields)
     found = loss_free(lambda rate: wire.Run(**(blank | {"offered_pps": rate, "sent": 100, "lost": 1})), 1000.0, 0.0)     # type: ignore
     assert (found.pps, found.gbit_s) == (0.0, 0.0)
+
+
+@root
+def test_encryption_on_the_wire_is_measured_with_the_ciphers_share_apart(tmp_path: Path) -> None:
+    """The far end's packets are read by the concentrator, and its own by the far end: TCP comes through, and the sink knows all."""
+    out = tmp_path / "results.json"
+    done = subprocess.run([*BENCH, "--protocol", "pptp", "--mppe", "0,128", "--wire", "offload", "--size", "1400", "--repeat", "1",
+                           "--duration", "0.4", "--json", str(out)], check=True, cwd="/", capture_output=True, text=True)
+    assert re.search(r"headrace pptp MPPE-128 +udp 1400, one flow +down .* \(\d+%\) ", done.stdout)
+    rows = json.loads(out.read_text())["results"]
+    assert [(r["traffic"], r["direction"], r["mppe"]) for r in rows] == [
+        (kind, direction, bits) for kind, bits in (("tcp", 0), ("tcp", 128), ("udp", 0), ("udp", 128)) for direction in ("up", "down")]
+    for r in rows:
+        assert ("cipher_ns" in r) == (r["mppe"] > 0)
+        if r["mppe"]:
+            assert 0.1 < r["cipher_share"] < 0.9 and 100 < r["cipher_ns"] < r["cost_ns"]
+            assert r["loss"] is None or r["loss"] < 0.5

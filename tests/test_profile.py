@@ -250,7 +250,20 @@ def test_a_lab_for_people():
     assert re.search(r"^\* A packet costs \d+ ns", done.stdout, re.MULTILINE), done.stdout
 
 
-@pytest.mark.parametrize("argv", [("--size", "9000"), ("--direction", "sideways"), ("--wire", "wet"), ("--protocol", "carrier-pigeon"),
+@root
+@pytest.mark.parametrize("more, wanted", [((), {"transmit"}), (("--mppe", "128"), {"encrypt", "transmit"})])
+def test_a_lab_of_pptp(more, wanted):
+    done = run("--protocol", "pptp", *more, "--direction", "down", "--seconds", "0.3", "--json")
+    assert done.returncode == 0, done.stderr
+    row, = json.loads(done.stdout)["results"]
+    found = {s["stage"]: s for s in row["stages"]}
+    assert wanted <= set(found) and row["packets_down"] > 1000 and ("encrypt" in found) == ("encrypt" in wanted)
+    if more:
+        assert row["mppe"] == 128 and found["encrypt"]["user_ns_each"] > 100
+
+
+@pytest.mark.parametrize("argv", [("--mppe", "128", "--protocol", "l2tp"), ("--mppe", "64"),
+                                  ("--size", "9000"), ("--direction", "sideways"), ("--wire", "wet"), ("--protocol", "carrier-pigeon"),
                                   ("--live", "-c", "/nonexistent/headrace.toml")])
 def test_what_cannot_be_is_one_sentence(argv):
     done = run(*argv)
