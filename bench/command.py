@@ -220,7 +220,7 @@ def throughput(
 @app.command(epilog="Example: headrace bench setup --sessions 10000 --auth pap --json setup.json")
 def setup(sessions: Sessions = 10000,
           tunnels: Annotated[int, typer.Option(min=1, help="That carry them; of PPTP, connections.")] = 10,
-          protocol: Annotated[str, typer.Option(callback=some(("l2tp", "pptp")), help="Of the tunnels, one of them.")] = "l2tp",
+          protocol: Annotated[str, typer.Option(callback=some(("l2tp", "pptp", "pppoe")), help="Of the tunnels, one of them.")] = "l2tp",
           auth: Auth = "mschap2", rate: Rate = 0, window: Window = 256,
           repeat: Annotated[int, typer.Option(min=1, help="Runs, each with a new concentrator.")] = 3,
           peer: Annotated[str, typer.Option(callback=some(("l2tpns",)), help="In turn with it: l2tpns, which knows pap and chap.")] = "",

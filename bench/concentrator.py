@@ -38,23 +38,30 @@ def password(number: int) -> str:
 
 
 def configuration(run_dir: Path, concentrator: dict[str, Any], server: dict[str, Any], pptp: dict[str, Any],
-                  profile: dict[str, Any]) -> dict[str, Any]:
+                  profile: dict[str, Any], pppoe: dict[str, Any] | None = None) -> dict[str, Any]:
     """All but the users; the arguments are keys of [concentrator], of each [server.NAME], of [server.pptp] and of the profile that
-    shall be others."""
+    shall be others. There is PPPoE only where its keys are given, be they none: its sockets see all that the wire carries."""
     both = {"enabled": True, "authentication": ["mschap2", "mschap1", "chap", "pap"], "default-profile": "default", **server}
     return {
         "concentrator": {"interface": "hr0", "workers": 1, "run-dir": str(run_dir), "log": "info", **concentrator},
         "pools": {"clients": POOLS},
         "profiles": {"default": {"local-address": INSIDE, "remote-address": "clients", **profile}},
-        "server": {"l2tp": both, "pptp": {**both, **pptp}},
+        "server": {"l2tp": both, "pptp": {**both, **pptp}} | ({} if pppoe is None else {"pppoe": [{"interface": "wire", **both, **pppoe}]}),
     }
 
 
 def toml(table: dict[str, Any], path: str = "") -> str:
     """A nested table as TOML; JSON's strings, numbers and arrays are TOML's too."""
-    text = f"[{path}]\n" if path else ""
-    text += "".join(f"{key} = {json.dumps(value)}\n" for key, value in table.items() if not isinstance(value, dict))
-    return text + "".join(toml(value, f"{path}.{key}" if path else key) for key, value in table.items() if isinstance(value, dict))
+    text, inner = f"[{path}]\n" if path else "", ""
+    for key, value in table.items():
+        below = f"{path}.{key}" if path else key
+        if isinstance(value, dict):
+            inner += toml(value, below)
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            inner += "".join(f"[[{below}]]\n{toml(one)}" for one in value)
+        else:
+            text += f"{key} = {json.dumps(value)}\n"
+    return text + inner
 
 
 class Concentrator:
@@ -62,12 +69,12 @@ class Concentrator:
 
     def __init__(self, side: Namespace, *, users: int = 1, concentrator: dict[str, Any] | None = None,
                  server: dict[str, Any] | None = None, pptp: dict[str, Any] | None = None, profile: dict[str, Any] | None = None,
-                 environment: dict[str, str] | None = None, cpu: int | None = None) -> None:
+                 pppoe: dict[str, Any] | None = None, environment: dict[str, str] | None = None, cpu: int | None = None) -> None:
         """`users`: how many may log in (`user`, `password`). `cpu`: where all of it runs unless `environment` pins its parts
         (HEADRACE_FORWARDER_CPUS, HEADRACE_CONTROL_CPUS)."""
         self.folder = scratch()
         self.run_dir, self.file, self.log = self.folder / "run", self.folder / "headrace.toml", self.folder / "log"
-        config = toml(configuration(self.run_dir, concentrator or {}, server or {}, pptp or {}, profile or {}))
+        config = toml(configuration(self.run_dir, concentrator or {}, server or {}, pptp or {}, profile or {}, pppoe))
         self.file.touch(mode=0o600)
         self.file.write_text(config + "[secrets]\n" + "".join(f'{user(n)} = {{password = "{password(n)}"}}\n' for n in range(users)))
         with open(self.log, "wb") as log:

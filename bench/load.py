@@ -3,7 +3,7 @@
     dial -> Endpoint (control/l2tp.py, pptp.py) -> CallUp -> PPP as client (control/ppp.py) -> LinkUp
 
 As LAC (L2tpLoad), many tunnels share a socket, and a link that is up costs nothing here: lines.pyx answers its echoes. pptpload.py is
-the PNS.
+the PNS, pppoeload.py PPPoE's hosts.
 
 As a process it says "ready" on standard output, begins when a line comes on standard input, and writes a line of JSON when
 all sessions are up or no more come; then one for each further line that comes, with what happened since; the end of input is
@@ -173,13 +173,19 @@ class Load:
         due = min(self.sessions, int((now - self.started) * self.rate) + 1 if self.rate < math.inf else self.sessions)
         due = min(due, self.window + self.up + self.failed)
         for number in range(self.begun, due):
-            place = number % self.tunnels
-            if place == len(self.dialled):
-                self.dialled.append(self.dial(place, now))
-            session = self.endpoint.place_call(self.dialled[place], now)
-            key = self.dialled[place], session
+            key = self.place(number, now)
             self.subscribers[key] = Subscriber(number, key, max(now, self.started + number / self.rate) if self.rate < math.inf else now)
         self.begun = max(self.begun, due)
+
+    def place(self, number: int, now: float) -> tuple[int, int]:
+        """Place a subscriber's call; the ids by which its machine knows it."""
+        place = number % self.tunnels
+        if place == len(self.dialled):
+            self.dialled.append(self.dial(place, now))
+        return self.dialled[place], self.endpoint.place_call(self.dialled[place], now)
+
+    def hang_up(self, s: Subscriber, reason: Reason, now: float) -> None:
+        self.endpoint.hang_up(*s.key, reason, now)
 
     def look(self, now: float) -> None:
         """Let time pass for links that are coming up."""
@@ -242,7 +248,7 @@ class Load:
                     self.finished = now
             elif isinstance(event, LinkDown):
                 self.end(s.key, event.reason)
-                self.endpoint.hang_up(*s.key, event.reason, now)
+                self.hang_up(s, event.reason, now)
 
     # -- a run
 
@@ -381,8 +387,8 @@ def open_socket(peer: tuple[str, int], local: str = "") -> socket.socket:
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--peer", required=True, type=address, help="IP:PORT of the concentrator")
-    p.add_argument("--protocol", choices=("l2tp", "pptp"), default="l2tp")
+    p.add_argument("--peer", required=True, help="IP:PORT of the concentrator, of PPPoE the interface on its wire")
+    p.add_argument("--protocol", choices=("l2tp", "pptp", "pppoe"), default="l2tp")
     p.add_argument("--sessions", type=int, default=1000)
     p.add_argument("--tunnels", type=int, default=10)
     p.add_argument("--auth", choices=("mschap2", "mschap1", "chap", "pap"), default="mschap2")
@@ -395,7 +401,10 @@ def main() -> None:
     if a.protocol == "pptp":
         from .pptpload import PptpLoad
         kind = PptpLoad
-    load = kind(a.peer, a.sessions, a.tunnels, a.auth, a.rate, a.window, a.network)
+    elif a.protocol == "pppoe":
+        from .pppoeload import PppoeLoad
+        kind = PppoeLoad
+    load = kind((a.peer, 0) if a.protocol == "pppoe" else address(a.peer), a.sessions, a.tunnels, a.auth, a.rate, a.window, a.network)
     print("ready", flush=True)
     asked = sys.stdin.readline()
     if not asked:

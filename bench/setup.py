@@ -24,7 +24,7 @@ from .concentrator import Concentrator
 from .lab import HOST, PEER, Lab, LabError, busy
 
 OUTER = "10.200.0.0/16"     # the generator's outer addresses
-PORTS = {"l2tp": 1701, "pptp": 1723}
+WHERE = {"l2tp": f"{HOST}:1701", "pptp": f"{HOST}:1723", "pppoe": "wire"}
 PATIENCE = 30.0         # seconds without another session
 FULL = 0.9              # of a core
 SERVERS = ("control", "forwarder", "l2tpns")        # processes that may fill one
@@ -39,7 +39,7 @@ class Generator:
         lab.peer.run("ip", "route", "add", "local", OUTER, "dev", "lo")
         lab.host.run("ip", "route", "add", OUTER, "via", PEER)
         self.process = lab.peer.spawn(
-            [sys.executable, "-m", "headrace.bench.load", "--peer", f"{HOST}:{PORTS[protocol]}", "--protocol", protocol,
+            [sys.executable, "-m", "headrace.bench.load", "--peer", WHERE[protocol], "--protocol", protocol,
              "--sessions", str(sessions), "--tunnels", str(tunnels), "--from", OUTER, "--auth", method,
              "--rate", str(rate), "--window", str(window), "--patience", str(PATIENCE)],
             None, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -67,9 +67,10 @@ class Generator:
         self.side.processes.remove(self.process)
 
 
-SUBJECTS: dict[str, Callable[[Lab, int], Concentrator | l2tpns.Server]] = {
-    "headrace": lambda lab, users: Concentrator(lab.host, users=users, concentrator={"max-sessions": max(users, 65536)}),
-    "l2tpns": lambda lab, users: l2tpns.Server(lab.host)}
+SUBJECTS: dict[str, Callable[[Lab, int, str], Concentrator | l2tpns.Server]] = {
+    "headrace": lambda lab, users, protocol: Concentrator(lab.host, users=users, concentrator={"max-sessions": max(users, 65536)},
+                                                          pppoe={} if protocol == "pppoe" else None),
+    "l2tpns": lambda lab, users, protocol: l2tpns.Server(lab.host)}
 PEERS = {"l2tpns": l2tpns.found}        # each with what says that it is not installed
 
 
@@ -77,7 +78,7 @@ def run(sessions: int, tunnels: int, method: str, rate: float, window: int, subj
         protocol: str = "l2tp") -> dict[str, Any]:
     """One run with a new concentrator."""
     cores = range(os.cpu_count() or 1)
-    with Lab() as lab, SUBJECTS[subject](lab, sessions) as concentrator:
+    with Lab() as lab, SUBJECTS[subject](lab, sessions, protocol) as concentrator:
         generator = Generator(lab, sessions, tunnels, method, rate, window, protocol)
         cpu, ticks, begun = concentrator.cpu(), [busy(core)[0] for core in cores], time.monotonic()
         load = generator.ask()

@@ -155,7 +155,7 @@ class Pppoe(Service):
 
     def offered(self, path: Path, name: bytes) -> Offer | None:
         row = self.find(path, name)
-        return row.offer if row else None
+        return replace(row.offer, max_payload=row.offer.max_payload - tag_octets(path.peer)) if row else None
 
     # -- in
 
@@ -193,7 +193,7 @@ class Pppoe(Service):
         self.load[worker] += 1
         self.calls[slot] = worker
         table, offer = next((row.table, row.offer) for row in self.rows if row.offer.name == event.service and row.port == port)
-        payload = min(event.max_payload, offer.max_payload)
+        payload = min(event.max_payload, offer.max_payload - tag_octets(event.path.peer))
         link = self.links.get((offer.name, payload))
         if link is None:
             link = link_settings(table)
@@ -253,6 +253,12 @@ class Pppoe(Service):
     def __len__(self) -> int:
         """There are no tunnels."""
         return 0
+
+
+def tag_octets(station: bytes) -> int:
+    """How much less of the interface's MTU is left to a host behind tags: Linux lets a packet socket send one of 8100 beyond it."""
+    vlans = mac.vlans(station)
+    return 4 * len(vlans) - (4 if vlans and vlans[0][0] == mac.C_TAG else 0)
 
 
 def text(octets: bytes) -> str:

@@ -13,7 +13,7 @@ from ours.host import Hosts
 from ours.lac import Lac
 from ours.place import Place
 from ours.pns import Pns
-from peers.client import Client, Pptp
+from peers.client import Client, Pppoe, Pptp
 from peers.concentrator import Concentrator
 from peers.lab import Lab
 
@@ -67,6 +67,19 @@ def dial_pptp(lab: Lab) -> Iterator[Callable[..., Pptp]]:
 
     def dial(*args, **kw) -> Pptp:
         clients.append(Pptp(lab, *args, **kw))
+        return clients[-1]
+    yield dial
+    for job in [client.close() for client in clients]:
+        job.wait().check()
+
+
+@pytest.fixture
+def dial_pppoe(lab: Lab) -> Iterator[Callable[..., Pppoe]]:
+    """And by PPPoE."""
+    clients: list[Pppoe] = []
+
+    def dial(*args, **kw) -> Pppoe:
+        clients.append(Pppoe(lab, *args, **kw))
         return clients[-1]
     yield dial
     for job in [client.close() for client in clients]:

@@ -53,6 +53,15 @@ def test_set_up_by_pptp(tmp_path: Path, tunnels: int) -> None:
 
 
 @pytest.mark.root
+def test_set_up_by_pppoe(tmp_path: Path) -> None:
+    """Everybody at one instant: none is left out, and none has two sessions."""
+    row = bench("setup", tmp_path / "setup.json", "--protocol", "pppoe", "--sessions", "300", "--window", "0", "--repeat", "1")
+    assert (row["protocol"], row["sessions"], row["failed"]) == ("pppoe", 300, 0)
+    (run,) = row["samples"]
+    assert run["up"] == run["there"] == 300 and not run["reason"] and row["p50_ms"] < 3000 and row["cpu_ms"] > 0.02
+
+
+@pytest.mark.root
 def test_idle_sessions_answer_every_echo(tmp_path: Path) -> None:
     """Two seconds of silence bring an echo request to each of them, again and again; nobody is lost."""
     row = bench("idle", tmp_path / "idle.json", "--sessions", "500", "--tunnels", "5", "--minutes", "0.1", "--keepalive", "2s")

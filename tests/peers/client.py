@@ -1,4 +1,4 @@
-"""One subscriber in the guest: Debian's xl2tpd and pppd, or pptp and pppd, in a namespace of their own.
+"""One subscriber in the guest: Debian's pppd with xl2tpd, pptp or PPPoE, in a namespace of their own.
 
 A client dials when it is made. Its namespace, its ppp interface's number, its control path and its
 folder with configuration and logs are its own, so that any number of them run side by side.
@@ -160,4 +160,40 @@ class Pptp(Subscriber):
 
     def hang_up(self) -> None:
         """End it politely: pppd says goodbye by LCP, and then pptp by Call-Clear-Request."""
+        self.run("kill -TERM $(pgrep -x pppd --ns $$ --nslist net)").check()
+
+
+class Pppoe(Subscriber):
+    """PPPoE by the kernel, whose session pppd's plugin finds, or by rp-pppoe's program, which speaks it itself."""
+    daemon = "pppoe"
+
+    def __init__(self, lab: Lab, user: str, password: str = PASSWORD, *, kernel: bool = True, ppp: str = "noccp", mtu: int = 1492,
+                 service: str = "", vlans: tuple[tuple[str, int], ...] = (), jumbo: bool = False) -> None:
+        """Dial. `ppp` are further pppd options; `vlans` are protocol and number of the guest's VLAN interfaces, the outer one first;
+        `jumbo`: all links on the way take 1508 octets."""
+        super().__init__(lab, user, password, ppp, mtu)
+        link, commands = "outer", []
+        if jumbo:
+            commands += [f"ip link set {self.name} mtu 1508", f"ip -n {self.name} link set outer mtu 1508"]
+        for number, (protocol, vlan) in enumerate(vlans):
+            commands.append(f"ip -n {self.name} link add link {link} name v{number} type vlan proto {protocol} id {vlan}")
+            link = f"v{number}"
+            commands.append(f"ip -n {self.name} link set {link} up")
+        if commands:
+            lab.guest.run("set -e\n" + "\n".join(commands)).check()
+        wanted = f"rp_pppoe_service {service} " if service else ""
+        asked = f"-S {service} " if service else ""
+        self.command = f"plugin rp-pppoe.so {wanted}{link}" if kernel else f"pty {shlex.quote(f'pppoe -I {link} {asked}')}"
+        self.dial()
+
+    @property
+    def mac(self) -> str:
+        return self.lab.guest.run(f"ip netns exec {self.name} cat /sys/class/net/outer/address").check().strip().upper()
+
+    def dial(self) -> Job:
+        """Start pppd; what it says goes to its log, and what pppoe does to another."""
+        return self.spawn(f"exec pppd {self.command} file {self.folder}/options nodetach >>{self.folder}/pppoe 2>&1")
+
+    def hang_up(self) -> None:
+        """End it politely: pppd says goodbye by LCP, and PPPoE by PADT."""
         self.run("kill -TERM $(pgrep -x pppd --ns $$ --nslist net)").check()

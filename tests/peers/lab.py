@@ -44,12 +44,13 @@ class Lab:
     def __init__(self) -> None:
         self.netns, self.lan = f"hr{os.getpid()}", f"hr{os.getpid()}-lan"
         self.numbers = itertools.count(2)
-        self.guest = Guest([Nic("peer0", f"{CONCENTRATOR}/16")], netns=self.netns)
+        self.guest = Guest([Nic("peer0", f"{CONCENTRATOR}/16", mtu=1508)], netns=self.netns)
         self.undo: list[tuple[str, ...]] = []
         try:
             sh("ip", "netns", "add", self.lan)
             self.undo.append(("ip", "netns", "del", self.lan))
             sh("ip", "link", "add", "lan0", "netns", self.netns, "type", "veth", "peer", "name", "lan1", "netns", self.lan)
+            sh("ip", "-n", self.netns, "link", "set", "peer0", "mtu", "1500")      # but for who tests baby jumbo frames
             sh("ip", "-n", self.netns, "addr", "add", f"{CONCENTRATOR6}/64", "dev", "peer0", "nodad")
             sh("ip", "-n", self.netns, "addr", "add", "10.66.0.1/24", "dev", "lan0")
             sh("ip", "-n", self.netns, "link", "set", "lan0", "up")
