@@ -70,7 +70,7 @@ class Authority:
         address = self._take(self.addresses, secret.remote_address or profile.remote_address, "address", user)
         if isinstance(address, Reject):
             return address
-        if address is None and not ipv6:
+        if address is None and not ipv6 and not profile.bridge:
             return Reject(f"neither user {user!r} nor his profile has a remote-address", "no-address")
         wanted = secret.remote_ipv6_prefix or profile.remote_ipv6_prefix_pool
         prefix = self._take(self.prefixes, wanted if ipv6 else None, "prefix", user)
@@ -81,7 +81,7 @@ class Authority:
         encryption = profile.encryption
         keys = keys_of(request, secret.password, server=True) if encryption.use != "no" else None
         return Accept(profile.local_address or NOWHERE, address, profile.dns4, profile.wins_server, message, encryption, keys,
-                      ipv6=ipv6, prefix=prefix)
+                      ipv6=ipv6, prefix=prefix, bridging=profile.bridging)
 
     def _take(self, pools: Pools, wanted: Any, what: str, user: str) -> Any:
         """One out of a pool, or a certain one; None when none is wanted."""

@@ -74,6 +74,8 @@ def _serve(path: Path) -> None:
     if path.stat().st_mode & 0o077:
         logging.getLogger("headrace.command").warning(
             "%s holds passwords, and others than its owner may read it; chmod 600 would be right", path)
+    for note in configuration.notes(config):
+        logging.getLogger("headrace.command").warning("%s: %s", path, note)
     code = Supervisor(config, path).run()
     if code:
         raise typer.Exit(code)
@@ -101,11 +103,13 @@ def check(file: File = None) -> None:
     with sentences():
         path = configuration.find(file)
         try:
-            configuration.load(path)
+            config = configuration.load(path)
         except ConfigError as error:
             for problem in error.problems[1:]:
                 print(f"headrace: {problem}", file=sys.stderr)
             raise
+        for note in configuration.notes(config):
+            print(f"{path}: {note}")
         print(f"{path}: good")
 
 

@@ -19,9 +19,11 @@ from .link import LEAST_IPV6_MTU
 from .listener import wire_ports
 from .mppe import YIELDING
 from .settings import SECRETS, Config, Key, Pppoe, Table
+from .tun import exists
 
 PLACES = (Path("headrace.toml"), Path("/etc/headrace/headrace.toml"))
 PORTS, SERVICES, LISTED = 16, 63, 2048          # that a worker can have (fastpath/service.pxd)
+FULL_FRAME = 1514       # octets of an Ethernet frame with a packet of 1500; a tag has 4 more
 Problem = tuple[Key, str]
 
 
@@ -251,6 +253,7 @@ def conflicts(config: Config) -> Iterator[Problem]:
         yield ("concentrator", "masquerade"), f"is {config.concentrator.interface}, the tunnels' own interface; name the uplink"
     yield from secrets(config, set(locals_))
     yield from ipv6(config)
+    yield from bridges(config)
 
 
 def pools(config: Config) -> Iterator[Problem]:
@@ -311,6 +314,40 @@ def ipv6(config: Config) -> Iterator[Problem]:
         yield ("server", *place, "max-mtu"), f"is {config.server.mtu}, but IPv6 needs {LEAST_IPV6_MTU} (or take local-ipv6-address out)"
 
 
+def bridges(config: Config) -> Iterator[Problem]:
+    """Keys of a bridge that is not named, and what the kernel's bridges cannot be: of two horizons, or our own interface."""
+    horizons: dict[str, tuple[str, int]] = {}
+    for name, profile in config.profiles.items():
+        where: Key = ("profiles", name)
+        if profile.bridge is None:
+            for key in sorted(profile.model_fields_set):
+                if key.startswith("bridge_"):
+                    yield (*where, key.replace("_", "-")), "needs a bridge, whose port the session becomes"
+            continue
+        if profile.bridge == config.concentrator.interface:
+            yield (*where, "bridge"), f'is "{profile.bridge}", which carries the routed sessions; name a bridge'
+        if profile.bridge_horizon is not None:
+            other, horizon = horizons.setdefault(profile.bridge, (name, profile.bridge_horizon))
+            if horizon != profile.bridge_horizon:
+                yield (*where, "bridge-horizon"), (
+                    f'is {profile.bridge_horizon}, but that of profile "{other}" is {horizon}, and a bridge knows one: '
+                    "ports that have it hear nothing of each other")
+
+
+def notes(config: Config) -> Iterator[str]:
+    """What may be meant so, and seldom is; a sentence each."""
+    for name, profile in config.profiles.items():
+        if profile.bridge is None:
+            continue
+        if not exists(profile.bridge):
+            yield f'profiles.{name}.bridge is "{profile.bridge}", and there is no such interface now: nobody is bridged before it is there'
+        for place, serving in config.server.enabled():
+            users = [s.profile or serving.default_profile for s in config.secrets.values() if s.service in ("any", place[0])]
+            if name in users and (room := serving.frame_room(profile.encryption.use != "no")) < FULL_FRAME:
+                yield (f'profile "{name}" bridges, and a session of {dotted(("server", *place))} has room for frames of {room} octets: '
+                       f"larger ones are dropped, and a network's may have {FULL_FRAME}")
+
+
 def keyless(config: Config) -> Iterator[Problem]:
     """Servers whose users could never come up, because nothing that they authenticate with yields keys."""
     for key, serving in config.server.enabled():
@@ -365,7 +402,8 @@ def secrets(config: Config, locals_: set[Any]) -> Iterator[Problem]:
         defaults = [s.default_profile for key, s in config.server.all() if secret.service in ("any", key[0])]
         for name in dict.fromkeys([secret.profile] if secret.profile else defaults):
             profile = config.profiles.get(name)
-            if profile and secret.remote_address is None and profile.remote_address is None and not profile.gives_ipv6(secret):
+            nothing = profile and not (secret.remote_address or profile.remote_address or profile.bridge or profile.gives_ipv6(secret))
+            if nothing:
                 yield where, f'gets no address: give it a remote-address, or its profile "{name}" one'
                 break
             if profile and secret.remote_address and not profile.local_address:

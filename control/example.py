@@ -46,6 +46,12 @@ only-one = "default"            # yes: a new session of a user ends the old one
 use-encryption = "yes"          # MPPE: no | yes, where the client takes part | require
 mppe-strength = [128, 56, 40]   # bits that are allowed
 mppe-stateful = false           # true: ask for keys that last 256 packets
+# bridge = "br0"                # carry Ethernet frames too: each session is a port of this bridge
+# bridge-path-cost = 100        # of that port; and its priority, 0 to 240 in steps of 16
+# bridge-port-priority = 128
+# bridge-learning = true
+# bridge-horizon = 1            # ports with a horizon hear nothing of each other
+# bridge-stp = true             # spanning tree's frames pass
 
 [secrets.{user}]
 password = "{password}"

@@ -14,7 +14,7 @@ from ..fastpath import crash
 from ..fastpath.table import Tables
 from ..fastpath.worker import Forwarder, PortKind
 from . import config as configuration
-from . import listener, log, mac, tun
+from . import listener, log, mac, tap, tun
 from .address import mapped
 from .settings import Config
 from .store import Store
@@ -70,6 +70,7 @@ def main() -> int:
     threads = [threading.Thread(target=run, args=(worker,), name=f"worker-{worker}") for worker in range(forwarder.count)]
     for thread in threads:
         thread.start()
+    tap.Ports(store, forwarder).start()
     store.ready()
     lost = False
     for thread in threads:

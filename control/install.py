@@ -17,6 +17,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from typing import Any
 
 from ..fastpath import bundle
+from ..fastpath.bridge import BridgeFlag
 from ..fastpath.bundle import BundleFlag
 from ..fastpath.packet import Kind
 from ..fastpath.table import ConfigFlag, State
@@ -122,9 +123,9 @@ class Installer:
 
     def up(self, slot: int, kind: Kind, call: Any, link: LinkUp, *, sequenced: bool, clamp: bool, keepalive: float,
            dscp: int | str, leads: Iterable[Route], prefix: IPv6Network | None = None, gateway6: IPv6Address | None = None,
-           rekey: bool = True) -> None:
-        """`leads` are the routes, `prefix` the link's own /64, `gateway6` who says that a packet is too big. A link that was up may
-        change without interruption; `rekey` is False when its ciphers go on where they are."""
+           rekey: bool = True, tap: int = 0) -> None:
+        """`leads` are the routes, `prefix` the link's own /64, `gateway6` who says that a packet is too big, `tap` the number of its
+        Ethernet port. A link that was up may change without interruption; `rekey` is False when its ciphers go on where they are."""
         flags = (ConfigFlag.CONFIG_IP if link.ip else 0) | (ConfigFlag.CONFIG_IPV6 if link.ipv6 else 0) | outer(kind, sequenced, dscp)
         if clamp:
             flags |= ConfigFlag.CONFIG_CLAMP_MSS
@@ -132,7 +133,11 @@ class Installer:
             flags |= ConfigFlag.CONFIG_BUNDLE
         if link.cipher:
             flags |= self.encrypt(slot, link.cipher, rekey)
+        bridge = BridgeFlag.BRIDGE_OPEN if tap else 0
+        if tap:
+            bridge |= (BridgeFlag.BRIDGE_TAGGED if link.tagged else 0) | (BridgeFlag.BRIDGE_STP if link.stp else 0)
         self.tables.configure(slot, flags=flags, tos=tos(dscp), mtu=link.mtu, mss=link.mtu - TCP_IP, keepalive=ticks(keepalive),
+                              bridge=bridge, tap=tap,
                               address=mapped(link.remote_address) if link.ip else NONE, gateway=mapped(link.local_address),
                               prefix=prefix.network_address.packed if prefix and link.ipv6 else NONE,
                               gateway6=gateway6.packed if gateway6 else NONE, our_magic=link.our_magic, peer_magic=link.peer_magic,

@@ -27,6 +27,7 @@ from ..fastpath.punt import LONGEST, Channel, PuntKind
 from ..fastpath.table import Tables
 from . import api, log
 from . import config as configuration
+from .bridge import Ports
 from .concentrator import Concentrator
 from .duid import server_duid
 from .interfaces import Interfaces
@@ -60,6 +61,7 @@ class Server:
         foreign = os.environ.get("HEADRACE_TEST_OWNER") == "other"
         self.concentrator = Concentrator(config, self.tables, time.monotonic, duid=server_duid(config.concentrator.run_dir),
                                          foreign_owner=foreign)
+        self.concentrator.sessions.ports = Ports(self.tables.workers, store)
         self.operations = Operations(self.concentrator, store, json.loads(store.read("offload")), self.settle)
         self.streams = Streams(self.concentrator.pptp, self.catch_up, self.settle)
         self.fds = [store.get(f"punt/{worker}/control") for worker in range(self.tables.workers)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..fastpath.table import TICK_SECONDS
 from .address import shown
+from .bridge import Port
 from .bundle import Bundle
 from .install import Route
 from .ipv6cp import link_local
@@ -29,8 +30,9 @@ class Session:
     """From Opening to Down; one that is a bundle (bundles.py) from its first link to its last."""
 
     __slots__ = ("account", "address", "alarm", "approach", "bundle", "call", "caller_id", "cipher", "delegated", "discriminator", "early",
-                 "ended", "generation", "kind", "leads", "link", "links", "name", "number", "opened", "owner", "patient", "ppp", "prefix",
-                 "profile", "reason", "router", "sequenced", "service", "slot", "started", "state", "up_since", "user", "watchers")
+                 "ended", "generation", "kind", "leads", "link", "links", "name", "number", "opened", "owner", "patient", "port", "ppp",
+                 "prefix", "profile", "reason", "router", "sequenced", "service", "slot", "started", "state", "up_since", "user",
+                 "watchers")
 
     def __init__(self, service: Service, call: Call, slot: int, generation: int, owner: int, now: float) -> None:
         self.service, self.call = service, call
@@ -50,6 +52,7 @@ class Session:
         self.delegated: IPv6Network | None = None       # to its router
         self.leads: frozenset[Route] = frozenset()      # what leads to it in the tables
         self.router: Router | None = None               # while IPV6CP is open
+        self.port: Port | None = None           # while BCP is
         self.user = self.account = self.name = ""   # as the peer says it, the secret's name, how people call this session
         self.number = 0                         # of its name (Names)
         self.state: State = "starting"
@@ -84,6 +87,7 @@ class Session:
             "encoding": link.encoding if link else "", "mtu": link.mtu if link else 0, "mru": link.mru if link else 0,
             "rx-bytes": rx_bytes, "tx-bytes": tx_bytes, "rx-packets": rx_packets, "tx-packets": tx_packets, "state": self.state,
             **self.service.told(self.call),
+            **({"bridge": self.port.bridge} if self.port else {}),
             **({"remote-ipv6-prefix": str(self.prefix)} if self.prefix else {}),
             **({"delegated-ipv6-prefix": str(self.delegated)} if self.delegated else {}),
             **({"links": self.members(now)} if self.links else {})}

@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from heapq import heappop, heappush
 from random import Random
@@ -19,7 +20,8 @@ from typing import Any
 from ..fastpath.punt import PuntKind
 from .aaa import Authority
 from .address import Path
-from .auth import AuthRequest, Reject
+from .auth import Accept, AuthRequest, Reject
+from .bridge import Ports
 from .bundle import Bundle
 from .bundles import Bundles
 from .delegation import Delegation
@@ -34,6 +36,8 @@ from .reason import Reason
 from .router import Advertised, Router
 from .service import LIMITED, Down, Opening, Service, Up
 from .session import Failures, Session
+from .settings import Profile
+from .store import StoreError
 
 log = logging.getLogger("headrace.session")
 
@@ -56,6 +60,7 @@ class Sessions(dict[int, Session]):
         self.say = Limited(log, LIMITED)
         self.change = Limited(log, LIMITED)     # of links that are up
         self.installer = Installer(tables)
+        self.ports: Ports | None = None         # of those that bridge; None: nobody does
         self.names = Names()
         self.bundles = Bundles(self, ids, random)
         self.failures = Failures()
@@ -253,7 +258,7 @@ class Sessions(dict[int, Session]):
             same = (fixed and other.address == fixed) or (secret.remote_ipv6_prefix and other.prefix == secret.remote_ipv6_prefix)
             if other is not session and (profile.only_one == "yes" or same):
                 self.lose(other, Reason("admin", "replaced", f"user {user!r} came in again from {session.caller_id}"), now)
-        verdict = self.authority.grant(secret, profile, account, message, event)
+        verdict = self.bridging(session, profile, self.authority.grant(secret, profile, account, message, event), now)
         if isinstance(verdict, Reject):
             self.refuse(session, event, verdict, now)
             return
@@ -269,6 +274,16 @@ class Sessions(dict[int, Session]):
         service.core.ids.let_in(service.name, session.call.tunnel_id, session.slot)
         ppp.authenticated(verdict, now, event, owner.ppp if isinstance(owner.ppp, Bundle) else None)
 
+    def bridging(self, session: Session, profile: Profile, verdict: Accept | Reject, now: float) -> Accept | Reject:
+        """The verdict, without bridging where its bridge is not there."""
+        if isinstance(verdict, Reject) or verdict.bridging is None or (self.ports and self.ports.has(profile.bridge or "")):
+            return verdict
+        why = f"there is no interface {profile.bridge}"
+        if verdict.remote_address is None and not verdict.ipv6:
+            return Reject(f"user {session.user!r} can only be bridged, and {why}", "no-bridge")
+        self.say(logging.WARNING, now, "%s: user %r is not bridged: %s", session.label, session.user, why)
+        return replace(verdict, bridging=None)
+
     def refuse(self, session: Session, event: AuthRequest, verdict: Reject, now: float) -> None:
         assert isinstance(session.ppp, PPP)
         session.state = "closing"
@@ -280,13 +295,15 @@ class Sessions(dict[int, Session]):
         before, rekey = session.leads, session.cipher is not event.cipher
         if not event.ipv6:
             self.close_router(session)
+        self.open_port(session, event, now)
         leads = routes(event, session.address, session.prefix, session.delegated)
         session.leads = before | leads          # should the tables refuse, all of them are taken out
         bundle = isinstance(session.ppp, Bundle)    # which its links keep alive
         self.installer.up(session.slot, session.kind, session.call, event, sequenced=session.sequenced and not bundle,
                           clamp=profile.change_tcp_mss, keepalive=0 if bundle else table.keepalive_timeout,
                           dscp=getattr(table, "dscp", 0), leads=leads,
-                          prefix=session.prefix, gateway6=profile.local_ipv6_address, rekey=rekey)
+                          prefix=session.prefix, gateway6=profile.local_ipv6_address, rekey=rekey,
+                          tap=session.port.number if session.port else 0)
         session.cipher = event.cipher
         self.installer.forget(session.slot, before - leads)
         session.leads = leads
@@ -298,7 +315,8 @@ class Sessions(dict[int, Session]):
         if first:
             self.starting -= 1
             session.up_since = now
-        given = ", ".join([f"address {session.address}"] * event.ip + [f"prefix {session.prefix}"] * event.ipv6)
+        given = ", ".join([f"address {session.address}"] * event.ip + [f"prefix {session.prefix}"] * event.ipv6
+                          + [f"bridge {profile.bridge}"] * bool(session.port))
         news = f"{'up' if session.link is None else 'still up'}, {given}, {event.method}"
         session.link, session.state = event, "open"
         said = "%s: %s, mtu %d, mru %d, %s", session.name, news, event.mtu, event.mru, event.encoding or "not encrypted"
@@ -314,6 +332,7 @@ class Sessions(dict[int, Session]):
         self.bundles.left(session, now)
         self.close_router(session)
         self.installer.reset(session.slot, session.leads)
+        self.close_port(session)
         session.link, session.leads = None, frozenset()
         if session.state == "open":
             session.state = "starting"
@@ -348,6 +367,30 @@ class Sessions(dict[int, Session]):
             session.router.close()
             session.router = None
 
+    def open_port(self, session: Session, link: LinkUp, now: float) -> None:
+        """BCP is open: the session is a port of its bridge. Where it cannot be, BCP ends, or the link when it is for nothing else."""
+        assert session.ppp is not None and session.profile is not None
+        if not link.bridged:
+            self.close_port(session)
+        elif session.port is None:
+            try:
+                if self.ports is None:
+                    raise StoreError("nobody bridges here")
+                session.port = self.ports.open(session.owner, session.slot, session.generation, session.profile)
+            except StoreError as error:
+                self.say(logging.WARNING, now, "%s: has no port in bridge %s: %s", session.label, session.profile.bridge, error)
+                network = session.ppp.network
+                if network is not None and network.bcp is not None and (network.ipcp or network.ipv6cp):
+                    network.bcp.fire("Close", now)
+                else:
+                    session.ppp.close(Reason("bcp", "no-port", f"the bridge takes no port: {error}"), now)
+
+    def close_port(self, session: Session) -> None:
+        if session.port is not None:
+            assert self.ports
+            port, session.port = session.port, None
+            self.ports.close(port)
+
     # -- how a session ends
 
     def give_back(self, session: Session) -> None:
@@ -356,6 +399,7 @@ class Sessions(dict[int, Session]):
         if session.leads:
             self.installer.reset(session.slot, session.leads)
             session.leads = frozenset()
+        self.close_port(session)
         self.release(session)
 
     def release(self, session: Session) -> None:
@@ -387,6 +431,7 @@ class Sessions(dict[int, Session]):
         rx_packets, rx_bytes, tx_packets, tx_bytes, *_ = self.tables.counters(session.slot)
         self.close_router(session)
         self.installer.close(session.slot, session.leads)
+        self.close_port(session)
         session.leads = frozenset()
         self.release(session)
         self.names.remove(session)

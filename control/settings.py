@@ -25,7 +25,10 @@ from pydantic import (
 )
 
 from . import duration, mac
+from .link import Bridging
 from .mppe import Policy
+
+BRIDGED_HEADER, MPPE_HEADER = 2, 4      # octets in front of a frame, and of what is encrypted
 
 LABEL = "[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"    # of a domain name
 SECRETS = {"password", "tunnel-secret"}     # values that no message repeats
@@ -211,6 +214,18 @@ def _delays(value: Any) -> Any:
     return delays
 
 
+def _horizon(value: int) -> int:
+    if 0 <= value <= 0xFFFFFFFF:
+        return value
+    raise ValueError("must be from 0 to 4294967295")
+
+
+def _priority(value: int) -> int:
+    if 0 <= value <= 240 and value % 16 == 0:
+        return value
+    raise ValueError("must be a multiple of 16 from 0 to 240")
+
+
 Duration = Annotated[float, BeforeValidator(duration.parse)]
 Mac = Annotated[str, BeforeValidator(_mac)]
 Vlans = Annotated[str, BeforeValidator(_vlans)]
@@ -267,7 +282,7 @@ class Pool6(Table):
 class Profile(Table):
     """[profiles.NAME]: what a session gets. The secret's own address beats the profile's."""
     later: ClassVar[frozenset[str]] = frozenset((
-        "use-compression", "rate-limit", "session-timeout", "idle-timeout", "bridge", "on-up", "on-down",
+        "use-compression", "rate-limit", "session-timeout", "idle-timeout", "on-up", "on-down",
         "address-list", "interface-list",
         "incoming-filter", "outgoing-filter"))
     local_address: Address | None = None
@@ -285,6 +300,21 @@ class Profile(Table):
     use_encryption: Literal["no", "yes", "require"] = "no"      # Config knows better of one of them
     mppe_strength: Annotated[tuple[Literal[128, 56, 40], ...], Field(min_length=1), AfterValidator(_distinct)] = (128, 56, 40)
     mppe_stateful: StrictBool = False
+    bridge: Interface | None = None
+    bridge_path_cost: Annotated[StrictInt, Field(ge=0, le=65535)] = 0
+    bridge_port_priority: Annotated[StrictInt, AfterValidator(_priority)] | None = None
+    bridge_learning: StrictBool = True
+    bridge_horizon: Annotated[StrictInt, AfterValidator(_horizon)] | None = None
+    bridge_stp: StrictBool = True
+
+    @property
+    def bridging(self) -> Bridging | None:
+        return Bridging(self.bridge_stp) if self.bridge else None
+
+    @property
+    def port_priority(self) -> int | None:
+        """As the kernel counts it, in 64 steps where spanning tree's numbers have 256."""
+        return None if self.bridge_port_priority is None else self.bridge_port_priority >> 2
 
     @property
     def encryption(self) -> Policy:
@@ -324,6 +354,10 @@ class Serving(Table):
     max_mru: Mtu = 1450
     keepalive_timeout: Duration = 30.0
     max_sessions: Annotated[StrictInt, Field(ge=0, le=1_000_000)] = 0
+
+    def frame_room(self, encrypted: bool) -> int:
+        """Octets of the largest Ethernet frame that a session carries, to a peer that takes what we send."""
+        return self.max_mtu - BRIDGED_HEADER - (MPPE_HEADER if encrypted else 0)
 
 
 class L2tp(Serving):

@@ -12,6 +12,8 @@ names(prefix), ready. An answer is {} or {"error": sentence}.
     tcp/<listen>                 one on which connections come in, such as tcp/0.0.0.0:1723
     gre/<address>/<worker>       a raw socket of GRE to and from a local address, such as gre/0.0.0.0/0
     ethernet/<interface>/<worker> a packet socket of PPPoE's, bound to its interface by control while there is one
+    tap/<worker>/<number>/<slot>/<generation>   a bridged session's port (tap.py)
+    taps/forwarder               where the forwarder hears of them
     punt/<worker>/forwarder      the two ends of the punt channel
     punt/<worker>/control
 """
@@ -65,7 +67,7 @@ class Store:
         """Have the supervisor open something, with its privileges; the names it keeps it under.
 
         kind "udp": listen="0.0.0.0:1701", a socket for each worker; "tcp": listen="0.0.0.0:1723"; "gre": address="0.0.0.0", a socket
-        for each worker; "ethernet": interface="eth1", likewise.
+        for each worker; "ethernet": interface="eth1", likewise; "tap": what tap.open_tap says, and the name.
         """
         return self._ask([], "open", kind=kind, arguments=arguments)[0]["names"]
 
@@ -100,14 +102,17 @@ class Keeper:
     """The supervisor's side: what is kept, and the answers to each verb.
 
     `openers` are the kinds of open: each returns (name, descriptor) pairs. `accept` sees what a child
-    puts, before the child has its answer, and returns what is kept; its exception is the answer.
+    puts, before the child has its answer, and returns what is kept; its exception is the answer. `dropped`
+    sees what a child dropped, when the child has its answer and before that is closed.
     """
 
     def __init__(self, openers: dict[str, Callable[..., list[tuple[str, int]]]] | None = None,
-                 accept: Callable[[str, int], int] = lambda name, fd: fd) -> None:
+                 accept: Callable[[str, int], int] = lambda name, fd: fd,
+                 dropped: Callable[[str, int], None] = lambda name, fd: None) -> None:
         self.kept: dict[str, int] = {}
         self.openers = openers or {}
-        self.accept = accept
+        self.accept, self.dropped = accept, dropped
+        self.leaving: list[tuple[str, int]] = []        # what the last request dropped
 
     def keep(self, name: str, fd: int) -> None:
         old = self.kept.get(name)
@@ -141,6 +146,11 @@ class Keeper:
             socket.send_fds(sock, [json.dumps(answer).encode()], reply)
         except OSError:
             return False
+        finally:
+            while self.leaving:
+                name, fd = self.leaving.pop()
+                self.dropped(name, fd)
+                os.close(fd)
         return True
 
     def _answer(self, request: Any, fds: list[int], ready: Callable[[], None]) -> tuple[dict[str, Any], list[int]]:
@@ -153,7 +163,7 @@ class Keeper:
             self.keep(name, self.accept(name, fds[0]))
         elif verb == "drop":
             self._held(name)
-            os.close(self.kept.pop(name))
+            self.leaving.append((name, self.kept.pop(name)))
         elif verb == "open":
             opener = self.openers.get(request["kind"])
             if opener is None:

@@ -26,9 +26,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from . import config as configuration
-from . import listener, privilege, store, tun
+from . import listener, privilege, store, tap, tun
 from .bypass import Bypass
 from .child import OFTEN, Child
 from .kernel import Kernel
@@ -75,7 +76,7 @@ class Supervisor:
         self.children = [Child("forwarder", commands["forwarder"], tun.pinned("FORWARDER") or cores),
                          Child("control", commands["control"], self.own_cores, hold)]
         self.keeper = store.Keeper({"udp": self.open_udp, "tcp": self.open_tcp, "gre": self.open_gre,
-                                    "ethernet": self.open_ethernet}, self.accept)
+                                    "ethernet": self.open_ethernet, "tap": self.open_tap}, self.accept, self.dropped)
         self.kernel = Kernel(self.run_dir)
         self.bypass: Bypass | None = None
         self.selector = selectors.DefaultSelector()
@@ -167,6 +168,11 @@ class Supervisor:
             for sock, side in zip(pair, ("forwarder", "control"), strict=True):
                 listener.enlarge(sock, PUNT_BUFFER)
                 self.keeper.keep(f"punt/{number}/{side}", sock.detach())
+        pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for sock in pair:
+            listener.enlarge(sock, PUNT_BUFFER)
+        self.taps = pair[0]
+        self.keeper.keep("taps/forwarder", pair[1].detach())
         path = self.run_dir / "tables"
         path.unlink(missing_ok=True)
         self.make_tables(path, own.max_sessions, self.workers)
@@ -214,6 +220,21 @@ class Supervisor:
         reader = interfaces.index(interface) % self.workers if interface in interfaces else 0
         return [(f"ethernet/{interface}/{number}", sock.detach())
                 for number, sock in enumerate(listener.open_ethernet(self.workers, reader))]
+
+    def open_tap(self, name: str, **port: Any) -> list[tuple[str, int]]:
+        """The store's open("tap"): a port of a bridge, of which the forwarder is told."""
+        fd = tap.open_tap(**port)
+        try:
+            tap.announce(self.taps, name, fd)
+        except OSError as error:
+            os.close(fd)
+            raise SetupError(f"the forwarder hears of no more ports: {error.strerror}")
+        return [(name, fd)]
+
+    def dropped(self, name: str, fd: int) -> None:
+        """A port's interface goes at once: who closes its last descriptor would have to wait for the kernel, and that would be a worker."""
+        if name.startswith("tap/"):
+            tap.remove(fd)
 
     def counted(self, config: Config) -> Config:
         """The children learn how many workers there are, not how that was said."""

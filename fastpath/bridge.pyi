@@ -1,5 +1,7 @@
 from enum import IntEnum
 
+PORTS: int
+
 class BridgeFlag(IntEnum):
     BRIDGE_OPEN = 1
     BRIDGE_TAGGED = 2

@@ -34,6 +34,8 @@ cdef enum:
 cdef uint8_t ZEROS[ETHERNET_LEAST]
 cdef uint32_t CRC[8][256]     # of an octet with so many zeros behind it
 
+PORTS = TAPS            # numbers of a worker's TAPs; 0 is none
+
 fill_crc()
 
 

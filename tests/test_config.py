@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from headrace.control import config, duration
 from headrace.control.config import ConfigError
+from headrace.control.link import Bridging
 from headrace.control.mppe import Policy
 
 BASE = """\
@@ -362,3 +363,47 @@ def test_not_a_duration(text):
                                            (3600, "1h")])
 def test_duration_out(seconds, text):
     assert duration.show(seconds) == text
+
+
+BRIDGE = '[profiles.lan]\nlocal-address = "10.66.0.1"\nremote-address = "10.66.0.9"\n'
+
+
+def test_a_bridge(file):
+    """RouterOS' names and numbers; the kernel counts a port's priority in 64 steps."""
+    keys = 'bridge = "br0"\nbridge-port-priority = 240\nbridge-path-cost = 7\nbridge-horizon = 0\nbridge-stp = false'
+    c = config.load(file(BASE + BRIDGE + keys))
+    profile = c.profiles["lan"]
+    assert (profile.port_priority, profile.bridge_path_cost, profile.bridge_horizon, profile.bridge_learning) == (60, 7, 0, True)
+    assert profile.bridging == Bridging(stp=False) and config.restore(config.dump(c)) == c
+    assert c.profiles["default-encryption"].bridging is None and c.profiles["default-encryption"].port_priority is None
+    alone = config.load(file(BASE.replace('local-address = "10.67.0.1"\nremote-address = "clients"', 'bridge = "br0"')))
+    assert alone.profiles["default-encryption"].bridging == Bridging()
+
+
+@pytest.mark.parametrize("keys, line, sentence", [
+    ("bridge = 'lan bridge'", 19, 'profiles.lan.bridge is "lan bridge", but must be an interface name'),
+    ("bridge = 'hr0'", 19, 'profiles.lan.bridge is "hr0", which carries the routed sessions; name a bridge'),
+    ("bridge-stp = true", 19, "profiles.lan.bridge-stp needs a bridge, whose port the session becomes"),
+    ("bridge-horizon = 1\nbridge-learning = false", 19, "profiles.lan.bridge-horizon needs a bridge"),
+    ("bridge = 'br0'\nbridge-port-priority = 100", 20,
+     "profiles.lan.bridge-port-priority is 100, but must be a multiple of 16 from 0 to 240"),
+    ("bridge = 'br0'\nbridge-horizon = -1", 20, "profiles.lan.bridge-horizon is -1, but must be from 0 to 4294967295"),
+    ("bridge = 'br0'\nbridge-path-cost = -1", 20, "profiles.lan.bridge-path-cost is -1, but must be from 0 to 65535"),
+    ("bridge = 'br0'\nbridge-learning = 'yes'", 20, 'profiles.lan.bridge-learning is "yes", but must be true or false'),
+    ("bridge = 'br0'\nbridge-horizon = 1\n[profiles.two]\nbridge = 'br0'\nbridge-horizon = 2", 23,
+     'profiles.two.bridge-horizon is 2, but that of profile "lan" is 1, and a bridge knows one'),
+])
+def test_mistakes_about_a_bridge(file, keys, line, sentence):
+    path = file(BASE + BRIDGE + keys + "\n")
+    with pytest.raises(ConfigError) as error:
+        config.load(path)
+    assert str(error.value).startswith(f"{path}:{line}: {sentence}")
+
+
+def test_notes(file):
+    """A bridge that is not there, and room for less than a network's frames, are told and do no harm."""
+    used = BASE.replace('remote-address = "clients"', 'remote-address = "clients"\nbridge = "no-such-bridge"')
+    missing, narrow = config.notes(config.load(file(used)))
+    assert missing.startswith('profiles.default-encryption.bridge is "no-such-bridge", and there is no such interface now')
+    assert narrow.startswith('profile "default-encryption" bridges, and a session of server.l2tp has room for frames of 1444 octets')
+    assert list(config.notes(config.load(file(BASE)))) == []

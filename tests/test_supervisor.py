@@ -73,6 +73,24 @@ def test_put_get_drop(pair):
         client.get("a/b")
 
 
+def test_what_is_dropped_is_seen_after_the_answer(pair):
+    """Who dropped it need not wait for what takes long, and the descriptor is still open then."""
+    client, keeper, _ = pair
+    going, seen = threading.Event(), []
+
+    def dropped(name: str, fd: int) -> None:
+        going.wait(10)
+        seen.append((name, os.fstat(fd).st_size))
+    keeper.dropped = dropped
+    fd = store.memory("x", b"hello")
+    client.put("a", fd)
+    os.close(fd)
+    client.drop("a")
+    assert seen == []
+    going.set()
+    assert client.names() == [] and seen == [("a", 5)]
+
+
 def test_put_replaces(pair):
     client, _, _ = pair
     before = len(os.listdir("/proc/self/fd"))

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import select
 import socket
 import time
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 from headrace.control.address import mapped
 from headrace.control.ccp import RESET_REQUEST
-from headrace.control.link import CCP_PROTOCOL, IP, CipherReset, LinkDown, LinkReset, LinkSettings, LinkUp, push_packet
+from headrace.control.link import BRIDGED, CCP_PROTOCOL, IP, CipherReset, LinkDown, LinkReset, LinkSettings, LinkUp, push_packet
 from headrace.control.ppp import PPP
 from peers.lab import TookTooLong
 
@@ -22,6 +23,7 @@ from .encryption import ENCRYPTED, Encryption
 from .place import Place
 
 T = TypeVar("T")
+PLAIN_FRAME = b"\0\1"      # in front of an Ethernet frame: nothing special, and the MAC type
 LINK = LinkSettings(authentication=("mschap2", "mschap1", "chap", "pap"), restart=1.0, use_peer_dns=True, mru=1400, mtu=1400)
 
 
@@ -40,6 +42,7 @@ class Caller:
         self.encryption: Encryption | None = None       # while some is in force
         self.clear = 0                          # IP packets that came in clear
         self.received: list[bytes] = []         # IP packets
+        self.bridged: list[bytes] = []          # Ethernet frames, with what RFC 3518 puts in front
         self.frames: list[tuple[int, bytes]] = []           # what PPP heard: (protocol, packet)
         self.numbers: list[int] = []            # of the data packets that came, where they had one
 
@@ -51,11 +54,16 @@ class Caller:
         """A frame, by hand."""
         raise NotImplementedError
 
-    def hidden(self, packet: bytes) -> tuple[int, bytes]:
-        """The frame of an IP packet: protocol and payload, encrypted where that was agreed on."""
+    def hidden(self, packet: bytes, protocol: int = IP) -> tuple[int, bytes]:
+        """The frame of a packet: protocol and payload, encrypted where that was agreed on."""
         if self.encryption and self.encryption.sender:
-            return ENCRYPTED, self.encryption.hide(IP, packet)
-        return IP, packet
+            return ENCRYPTED, self.encryption.hide(protocol, packet)
+        return protocol, packet
+
+    def take_in(self, protocol: int, packet: bytes) -> None:
+        """User data that came."""
+        assert protocol in (IP, BRIDGED), f"user data of protocol {protocol:04x}"
+        (self.received if protocol == IP else self.bridged).append(packet)
 
     def heard(self, protocol: int, payload: bytes, now: float) -> None:
         """A frame that came."""
@@ -64,11 +72,10 @@ class Caller:
             if read is None:
                 self.data(CCP_PROTOCOL, push_packet(RESET_REQUEST, self.encryption.unread & 255))
             else:
-                assert read[0] == IP, f"what was read is of protocol {read[0]:04x}"
-                self.received.append(read[1])
-        elif protocol == IP:
+                self.take_in(*read)
+        elif protocol in (IP, BRIDGED):
             self.clear += 1
-            self.received.append(payload)
+            self.take_in(protocol, payload)
         else:
             self.frames.append((protocol, payload))
             self.ppp.receive(protocol, payload, now)
@@ -97,6 +104,33 @@ class Caller:
                 self.data(protocol, packet)
 
 
+class Line:
+    """The TAP of a caller that bridges: what it has goes to the concentrator, and the other way round, while somebody waits."""
+
+    def __init__(self, caller: Caller, tap: int) -> None:
+        self.caller, self.tap = caller, tap
+        self.carried = 0                        # of the caller's `bridged`
+        caller.peer.lines.append(self)
+
+    def fileno(self) -> int:
+        return self.tap
+
+    def carry(self) -> None:
+        for _ in range(64):
+            try:
+                frame = os.read(self.tap, 65536)
+            except BlockingIOError:
+                break
+            self.say(frame)
+        for frame in self.caller.bridged[self.carried:]:
+            assert frame[:2] == PLAIN_FRAME
+            os.write(self.tap, frame[2:])
+        self.carried = len(self.caller.bridged)
+
+    def say(self, frame: bytes) -> None:
+        self.caller.data(*self.caller.hidden(PLAIN_FRAME + frame, BRIDGED))
+
+
 class Peer:
     """A machine with its callers; subclasses bring the sockets."""
     endpoint: Any
@@ -106,6 +140,7 @@ class Peer:
         self.place = place
         self.callers: dict[Any, Caller] = {}
         self.seeds = itertools.count(7)
+        self.lines: list[Line] = []             # bridged callers' TAPs
         self.lose: Callable[[bytes], bool] = lambda datagram: False     # of what leaves and arrives
 
     @property
@@ -128,6 +163,8 @@ class Peer:
             for _ in range(256):
                 if not self.take():
                     break
+            for line in self.lines:
+                line.carry()
             now = time.monotonic()
             self.endpoint.tick(now)
             for caller in self.callers.values():
@@ -143,7 +180,7 @@ class Peer:
     def wait(self, milliseconds: int) -> bool:
         """Whether something arrives so soon."""
         poll = select.poll()
-        for source in self.sources:
+        for source in (*self.sources, *self.lines):
             poll.register(source, select.POLLIN)
         return bool(poll.poll(milliseconds))
 
