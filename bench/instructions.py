@@ -48,7 +48,7 @@ def runs() -> list[Run]:
     up, down = ("decap_decap", "order_order", "up_link", "up_admit"), ("down_route", "down_encap")
     merge = ("_kernels_merge|6Stages__timed",)
     rows = []
-    for spread, words in (("10", "10 sessions"), ("60000", f"{SESSIONS} sessions")):
+    for spread, words in (("1", "1 session"), ("10", "10 sessions"), ("60000", f"{SESSIONS} sessions")):
         rows += [Run(f"up, {words}:", PACKETS, up, lambda w, spread=spread: w.stages.up(w.some("up", "64", spread, PACKETS), 64)),
                  Run(f"down, {words}:", PACKETS, down, lambda w, spread=spread: w.stages.down(w.some("down", "64", spread, PACKETS), 64))]
     for size in (64, 1400):

@@ -88,8 +88,8 @@ class World:
         if spread.startswith("60000"):
             return rng.sample(range(self.sessions), self.sessions)
         chosen = rng.sample(range(self.sessions), self.sessions)
-        groups = [chosen[:10]] * 256 if spread == "10" else [chosen[k:k + 10] for k in range(0, 2560, 10)]
-        return [group[rng.randrange(10)] for group in groups for _ in range(64)]
+        groups = [chosen[:int(spread)]] * 256 if spread in ("1", "10") else [chosen[k:k + 10] for k in range(0, 2560, 10)]
+        return [group[rng.randrange(len(group))] for group in groups for _ in range(64)]
 
     def some(self, direction: str, size: str, spread: str, most: int | None = None) -> Trace:
         """Packets of one direction, at most so many."""

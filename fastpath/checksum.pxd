@@ -103,6 +103,12 @@ cdef inline uint16_t fold(uint64_t sum) noexcept nogil:
     return <uint16_t>(half >> 16)
 
 
+cdef inline bint right(uint64_t sum) noexcept nogil:
+    """Whether a sum that is not 0 folds to 0xFFFF, as it does over what has a right checksum; by an odd constant a compiler divides
+    without dividing."""
+    return sum % 0xFFFF == 0
+
+
 cdef inline uint64_t pseudo4(const uint8_t* ip, size_t l4_length) noexcept nogil:
     """The pseudo-header of the IPv4 packet at ip (RFC 793 section 3.1, RFC 768)."""
     return <uint64_t>word32(ip + 12) + word32(ip + 16) + htons(ip[9]) + htons(<uint16_t>l4_length)

@@ -18,11 +18,11 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from .bytes cimport load16, load32, store16
-from .checksum cimport checksum_add, fold, htons, pseudo4, pseudo6, put_sum, word16, word32, word64
-from .ip cimport (IP4_DESTINATION, IP4_DF, IP4_FRAGMENT, IP4_HEADER, IP4_ID, IP4_LENGTH, IP4_SOURCE, IP4_SUM, IP6_DESTINATION,
-                  IP6_HEADER, IP6_LENGTH, IP6_NEXT, IP6_SOURCE, IPPROTO_TCP, IPPROTO_UDP, TCP_ACK, TCP_ECE, TCP_FIN, TCP_FLAGS, TCP_HEADER,
-                  TCP_IS_ACK, TCP_OFFSET, TCP_PSH, TCP_SEQUENCE, TCP_SUM, TCP_URGENT, TCP_WINDOW, UDP_HEADER, UDP_LENGTH, UDP_SUM)
-from .packet cimport FLAG_CSUM, FLAG_DF, FLAG_FRAGMENT, FLAG_V6, FLAG_VERIFIED, Packet
+from .checksum cimport checksum_add, fold, htons, pseudo4, pseudo6, put_sum, right, word16, word32, word64
+from .ip cimport (IP4_DESTINATION, IP4_DF, IP4_FRAGMENT, IP4_HEADER, IP4_ID, IP4_LENGTH, IP4_SOURCE, IP4_SUM, IP4_TTL,
+                  IP6_DESTINATION, IP6_HEADER, IP6_LENGTH, IP6_NEXT, IP6_SOURCE, IPPROTO_TCP, IPPROTO_UDP, TCP_ACK, TCP_ECE, TCP_FIN,
+                  TCP_FLAGS, TCP_HEADER, TCP_IS_ACK, TCP_OFFSET, TCP_PSH, TCP_SEQUENCE, TCP_SUM, UDP_HEADER, UDP_LENGTH, UDP_SUM)
+from .packet cimport FLAG_CSUM, FLAG_DF, FLAG_FRAGMENT, FLAG_V6, Packet
 from .sys cimport (VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6, VIRTIO_NET_HDR_GSO_UDP_L4, iovec,
                    virtio_net_hdr)
 
@@ -30,14 +30,29 @@ cdef enum:
     COALESCE_PACKETS = 64     # the kernel cuts a UDP burst into no more
     COALESCE_LENGTH = 65000   # octets of a merged packet
 
-# The first packet of a burst, and what the next one must be.
+cdef extern from * nogil:
+    """
+    /* Which octets of eight are alike in all packets of a burst, as word64 reads them: a constant to the compiler. */
+    static inline uint64_t headrace_mask(uint8_t a, uint8_t b, uint8_t c, uint8_t d, uint8_t e, uint8_t f, uint8_t g, uint8_t h) {
+        const uint8_t octets[8] = {a, b, c, d, e, f, g, h};
+        return headrace_word64(octets);
+    }
+    #define HEADRACE_IP4_0 headrace_mask(255, 255, 0, 0, 0, 0, 255, 255)            /* version, header length, TOS; DF */
+    #define HEADRACE_IP4_8 headrace_mask(255, 255, 0, 0, 255, 255, 255, 255)        /* TTL, protocol; source */
+    #define HEADRACE_TCP_12 headrace_mask(255, 255 - 0x09, 255, 255, 0, 0, 255, 255)    /* offset, flags but PSH and FIN, window; urgent */
+    """
+    const uint64_t IP4_0 "HEADRACE_IP4_0"
+    const uint64_t IP4_8 "HEADRACE_IP4_8"
+    const uint64_t TCP_12 "HEADRACE_TCP_12"
+
+# The first packet of a burst, and what it grows to.
 cdef struct Burst:
     Packet* first
     uint32_t header           # octets of IP and transport header
     uint32_t size             # of a segment's payload
-    uint32_t sequence         # TCP
-    uint16_t id               # IPv4
-    uint16_t id_step          # 1, or 0 where all are the same
+    uint32_t length           # octets of all
+    uint32_t sequence         # TCP, of the next one
+    uint8_t ends              # flags of the last one's TCP header that are the merged one's
     uint64_t ip_sum           # of the IPv4 header, without length, identification and checksum: the same for all
     uint64_t pseudo_sum       # of the pseudo-header, without length: the same for all
 
@@ -52,9 +67,7 @@ cdef inline int coalesce(Packet* batch, const uint16_t* order, int n, virtio_net
     cdef Burst b
     cdef Packet* p = &batch[order[0]]
     cdef Packet* q
-    cdef int taken = 1
-    cdef uint32_t length = p.length, size
-    cdef uint8_t ends = 0
+    cdef int taken
     memset(v, 0, sizeof(virtio_net_hdr))
     iov[0].iov_base = p.data
     iov[0].iov_len = p.length
@@ -64,26 +77,16 @@ cdef inline int coalesce(Packet* batch, const uint16_t* order, int n, virtio_net
         n = room
     if n < 2 or not udp and p.transport == IPPROTO_UDP or not leads(&b, p):
         return 1
-    while taken < n and not ends:
-        q = &batch[order[taken]]
-        if not follows(&b, q, taken):
-            break
-        if taken == 1:
-            sum_common(&b)
-        size = q.length - b.header
-        if length + size > COALESCE_LENGTH or not verified(&b, p) or not verified(&b, q):
-            break
-        iov[taken].iov_base = q.data + b.header
-        iov[taken].iov_len = size
-        length += size
-        taken += 1
-        if p.transport == IPPROTO_TCP:
-            b.sequence += size
-            ends = q.data[p.ip_length + TCP_FLAGS] & (TCP_PSH | TCP_FIN)
-        if size < b.size:
-            break
+    q = &batch[order[1]]
+    if q.length <= b.header or word32(p.data + p.ip_length) != word32(q.data + p.ip_length):       # ports: what tells most flows apart
+        return 1
+    # constants, so that each kind has a loop of its own
+    if p.transport == IPPROTO_TCP:
+        taken = follow(&b, batch, order, n, iov, True, True) if p.flags & FLAG_V6 else follow(&b, batch, order, n, iov, False, True)
+    else:
+        taken = follow(&b, batch, order, n, iov, True, False) if p.flags & FLAG_V6 else follow(&b, batch, order, n, iov, False, False)
     if taken > 1:
-        seal(&b, v, length, ends)
+        seal(&b, v)
     return taken
 
 
@@ -115,51 +118,73 @@ cdef inline bint leads(Burst* b, Packet* p) noexcept nogil:
     b.first = p
     b.header = p.ip_length + size
     b.size = n - size
-    b.id = load16(p.data + IP4_ID)
-    b.id_step = 1
-    b.ip_sum = b.pseudo_sum = 0
+    b.length = p.length
+    b.ends = 0
     return True
 
 
-cdef inline bint follows(Burst* b, Packet* q, int k) noexcept nogil:
-    """Whether q's headers are those of the k-th packet behind the first."""
-    cdef Packet* p = b.first
-    cdef const uint8_t* x = p.data
-    cdef const uint8_t* y = q.data
+cdef inline int follow(Burst* b, Packet* batch, const uint16_t* order, int n, iovec* iov, bint v6, bint tcp) noexcept nogil:
+    """Take the packets behind the first whose headers are those of the next segment, whose sums are right, and for which there is
+    room; how many there are then, the first among them."""
+    cdef const uint8_t* x = b.first.data
+    cdef const uint8_t* y = batch[order[1]].data
+    cdef uint32_t ip = IP6_HEADER if v6 else IP4_HEADER
+    cdef uint32_t kind = word32(&b.first.ip_length), at, size
+    cdef uint16_t id = load16(x + IP4_ID), id_step = 1
     cdef uint64_t differ
-    cdef uint32_t at
-    if q.length <= b.header or q.length - b.header > b.size or q.transport != p.transport or q.ip_length != p.ip_length \
-            or (q.flags ^ p.flags) & ~FLAG_VERIFIED or q.segment_size:
-        return False
-    if word32(x + p.ip_length) != word32(y + p.ip_length):                             # ports: what tells most flows apart
-        return False
-    if p.flags & FLAG_V6:
-        differ = word32(x) ^ word32(y)                                                 # version, traffic class, flow label
-        differ |= word16(x + IP6_NEXT) ^ word16(y + IP6_NEXT)                          # next header, hop limit
-        differ |= word64(x + IP6_SOURCE) ^ word64(y + IP6_SOURCE)
-        differ |= word64(x + IP6_SOURCE + 8) ^ word64(y + IP6_SOURCE + 8)
-        differ |= word64(x + IP6_DESTINATION) ^ word64(y + IP6_DESTINATION)
-        differ |= word64(x + IP6_DESTINATION + 8) ^ word64(y + IP6_DESTINATION + 8)
-    else:
-        differ = word16(x) ^ word16(y)                                                 # version, header length, TOS
-        differ |= word32(x + IP4_FRAGMENT) ^ word32(y + IP4_FRAGMENT)                  # DF, TTL, protocol
-        differ |= word64(x + IP4_SOURCE) ^ word64(y + IP4_SOURCE)                      # both addresses
-        if k == 1 and p.flags & FLAG_DF and word16(x + IP4_ID) == word16(y + IP4_ID):
-            b.id_step = 0
-        differ |= load16(y + IP4_ID) ^ <uint16_t>(b.id + b.id_step * <uint32_t>k)
-    x += p.ip_length
-    y += p.ip_length
-    if p.transport == IPPROTO_UDP:
-        return differ == 0 and load16(y + UDP_LENGTH) == q.length - p.ip_length and word16(y + UDP_SUM) != 0
-    differ |= load32(y + TCP_SEQUENCE) ^ b.sequence
-    differ |= word32(x + TCP_ACK) ^ word32(y + TCP_ACK)
-    differ |= x[TCP_OFFSET] ^ y[TCP_OFFSET]
-    differ |= (x[TCP_FLAGS] ^ y[TCP_FLAGS]) & ~(TCP_PSH | TCP_FIN)
-    differ |= word16(x + TCP_WINDOW) ^ word16(y + TCP_WINDOW)
-    differ |= word16(x + TCP_URGENT) ^ word16(y + TCP_URGENT)
-    for at in range(TCP_HEADER, b.header - p.ip_length, 4):
-        differ |= word32(x + at) ^ word32(y + at)
-    return differ == 0
+    cdef Packet* q
+    cdef int taken = 1
+    if not v6 and b.first.flags & FLAG_DF and word16(x + IP4_ID) == word16(y + IP4_ID):
+        id_step = 0
+    while taken < n:
+        q = &batch[order[taken]]
+        y = q.data
+        size = q.length - b.header
+        if size - 1 >= b.size or word32(&q.ip_length) != kind:              # size - 1: 0 is too small, and what is less than 0 too large
+            break
+        if v6:
+            differ = word32(x) ^ word32(y)                                  # version, traffic class, flow label
+            differ |= word16(x + IP6_NEXT) ^ word16(y + IP6_NEXT)           # next header, hop limit
+            differ |= word64(x + IP6_SOURCE) ^ word64(y + IP6_SOURCE)
+            differ |= word64(x + IP6_SOURCE + 8) ^ word64(y + IP6_SOURCE + 8)
+            differ |= word64(x + IP6_DESTINATION) ^ word64(y + IP6_DESTINATION)
+            differ |= word64(x + IP6_DESTINATION + 8) ^ word64(y + IP6_DESTINATION + 8)
+            differ |= word32(x + ip) ^ word32(y + ip)                       # ports
+        else:
+            id += id_step
+            differ = (word64(x) ^ word64(y)) & IP4_0
+            differ |= (word64(x + IP4_TTL) ^ word64(y + IP4_TTL)) & IP4_8
+            differ |= word64(x + IP4_DESTINATION) ^ word64(y + IP4_DESTINATION)     # and, behind it, ports
+            differ |= load16(y + IP4_ID) ^ id
+        if tcp:
+            differ |= load32(y + ip + TCP_SEQUENCE) ^ b.sequence
+            differ |= word32(x + ip + TCP_ACK) ^ word32(y + ip + TCP_ACK)
+            differ |= (word64(x + ip + TCP_OFFSET) ^ word64(y + ip + TCP_OFFSET)) & TCP_12
+            for at in range(ip + TCP_HEADER, b.header, 4):
+                differ |= word32(x + at) ^ word32(y + at)
+        else:
+            differ |= load16(y + ip + UDP_LENGTH) ^ (q.length - ip)
+            differ |= word16(y + ip + UDP_SUM) == 0
+        if differ or b.length + size > COALESCE_LENGTH:
+            break
+        if taken == 1:
+            sum_common(b)
+            if not verified(b, x, b.first.length, ip, v6):
+                break
+        if not verified(b, y, q.length, ip, v6):
+            break
+        iov[taken].iov_base = q.data + b.header
+        iov[taken].iov_len = size
+        b.length += size
+        taken += 1
+        if tcp:
+            b.sequence += size
+            b.ends = y[ip + TCP_FLAGS] & (TCP_PSH | TCP_FIN)
+            if b.ends:
+                break
+        if size < b.size:
+            break
+    return taken
 
 
 cdef inline void sum_common(Burst* b) noexcept nogil:
@@ -172,27 +197,19 @@ cdef inline void sum_common(Burst* b) noexcept nogil:
         b.ip_sum = <uint64_t>word16(ip) + word32(ip + IP4_FRAGMENT) + word32(ip + IP4_SOURCE) + word32(ip + IP4_DESTINATION)
 
 
-cdef inline bint verified(Burst* b, Packet* p) noexcept nogil:
-    """Whether the checksums of p, one of the burst, are right: IPv4 header and transport."""
-    cdef const uint8_t* ip = p.data
-    cdef uint32_t n = p.length - p.ip_length
-    if p.flags & FLAG_VERIFIED:
-        return True
-    if not p.flags & FLAG_V6 \
-            and fold(b.ip_sum + word16(ip + IP4_LENGTH) + word16(ip + IP4_ID) + word16(ip + IP4_SUM)) != 0xFFFF:
+cdef inline bint verified(const Burst* b, const uint8_t* p, uint32_t length, uint32_t ip, bint v6) noexcept nogil:
+    """Whether the checksums of the packet at p, one of the burst, are right: IPv4 header and transport."""
+    if not v6 and not right(b.ip_sum + word16(p + IP4_LENGTH) + word16(p + IP4_ID) + word16(p + IP4_SUM)):
         return False
-    if fold(checksum_add(b.pseudo_sum + htons(<uint16_t>n), ip + p.ip_length, n)) != 0xFFFF:
-        return False
-    p.flags |= FLAG_VERIFIED
-    return True
+    return right(checksum_add(b.pseudo_sum + htons(<uint16_t>(length - ip)), p + ip, length - ip))
 
 
-cdef inline void seal(Burst* b, virtio_net_hdr* v, uint32_t length, uint8_t ends) noexcept nogil:
+cdef inline void seal(Burst* b, virtio_net_hdr* v) noexcept nogil:
     """Make the first packet's headers those of all length octets, and say to the kernel what it is."""
     cdef Packet* p = b.first
     cdef uint8_t* ip = p.data
     cdef uint8_t* transport = ip + p.ip_length
-    cdef uint32_t n = length - p.ip_length
+    cdef uint32_t n = b.length - p.ip_length
     v.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM
     v.hdr_len = <uint16_t>b.header
     v.gso_size = <uint16_t>b.size
@@ -200,12 +217,12 @@ cdef inline void seal(Burst* b, virtio_net_hdr* v, uint32_t length, uint8_t ends
     if p.flags & FLAG_V6:
         store16(ip + IP6_LENGTH, <uint16_t>n)
     else:
-        store16(ip + IP4_LENGTH, <uint16_t>length)
+        store16(ip + IP4_LENGTH, <uint16_t>b.length)
         put_sum(ip + IP4_SUM, <uint16_t>~fold(b.ip_sum + word16(ip + IP4_LENGTH) + word16(ip + IP4_ID)))
     if p.transport == IPPROTO_TCP:
         v.gso_type = VIRTIO_NET_HDR_GSO_TCPV6 if p.flags & FLAG_V6 else VIRTIO_NET_HDR_GSO_TCPV4
         v.csum_offset = TCP_SUM
-        transport[TCP_FLAGS] |= ends
+        transport[TCP_FLAGS] |= b.ends
     else:
         v.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4
         v.csum_offset = UDP_SUM

@@ -4,9 +4,10 @@ The header of each packet of the batch gives a slot, then the record of the slot
 kind, path and tunnel must match. Control messages go to control, discovery is dealt with, another worker's packets go to its ring.
 """
 from libc.stddef cimport size_t
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
+from .checksum cimport word64
 from .discovery cimport discover, learn_macs, tell
 from .gre cimport GRE_S, Gre, pull_gre
 from .l2tp cimport L2TP_S, L2TP_T, L2tp, pull_l2tp
@@ -39,14 +40,24 @@ cdef void decap(Worker* w, Listener* l) noexcept nogil:
 
 
 cdef bint pull_all_l2tp(Worker* w) noexcept nogil:
-    """True: some packets ended here."""
-    cdef int i, at
+    """True: some packets ended here. A header that is the same as the one before it in its buffer is not read again."""
+    cdef int i, at = 0
     cdef Packet* p
+    cdef Packet* q = NULL         # the one before, when its header lies in its first eight octets
     cdef L2tp h
-    cdef uint32_t slot = 0
+    cdef uint32_t slot = 0, size = 0
+    cdef uint64_t head = 0
     cdef bint dirty = False
     for i in range(w.count):
         p = &w.batch[i]
+        if q != NULL and p.length == size and p.buffer == q.buffer and word64(p.data) == head:
+            p.slot, p.tunnel, p.sequence_bits = q.slot, q.tunnel, 0
+            p.data += at
+            p.length = q.length
+            q = p
+            continue
+        q = NULL
+        size = p.length
         at = pull_l2tp(p.data, p.length, &h)
         if at < 0:
             drop(w, p, <Verdict>-at)
@@ -62,6 +73,9 @@ cdef bint pull_all_l2tp(Worker* w) noexcept nogil:
         p.length = h.length
         p.sequence_bits = 16 if h.flags & L2TP_S else 0
         p.sequence = h.ns
+        if at <= 8 and size >= 8:
+            q = p
+            head = word64(p.data)
         forward(p, at)
         if p.slot != slot:
             slot = p.slot
@@ -138,16 +152,18 @@ cdef bint pull_all_pppoe(Worker* w, Listener* l) noexcept nogil:
 cdef void find_sessions(Worker* w, uint8_t kind) noexcept nogil:
     cdef int i
     cdef Packet* p
+    cdef Packet* q = NULL         # the one before, when it goes on
     cdef Session* s
     cdef Receive* r
     cdef bint dirty = False
     for i in range(w.count):
         p = &w.batch[i]
-        if i and p.slot == w.batch[i - 1].slot and p.buffer == w.batch[i - 1].buffer and p.tunnel == w.batch[i - 1].tunnel \
-                and w.batch[i - 1].verdict == PASS:
-            p.session = w.batch[i - 1].session
-            p.config = w.batch[i - 1].config
+        if q != NULL and p.slot == q.slot and p.buffer == q.buffer and p.tunnel == q.tunnel:
+            p.session = q.session
+            p.config = q.config
+            q = p
             continue
+        q = NULL
         s = &w.table.sessions[p.slot]
         r = &w.receive[p.buffer]
         if load_acquire8(&s.state) in (FREE, RETIRED) or p.slot & 0xFFFF == 0:
@@ -163,6 +179,8 @@ cdef void find_sessions(Worker* w, uint8_t kind) noexcept nogil:
             if s.owner != w.index:
                 hand_up(w, p, s, r)
                 dirty = True
+            else:
+                q = p
     if dirty:
         squeeze(w)
 

@@ -76,7 +76,6 @@ cpdef enum Flag:
     FLAG_DF = 2           # IPv4 with Don't Fragment, or IPv6
     FLAG_V6 = 4
     FLAG_FRAGMENT = 8     # an IP fragment: no transport header to look at
-    FLAG_VERIFIED = 16    # the transport checksum was found right
 
 cdef struct Packet:
     uint8_t* data         # the current header; headroom in front is the buffer's business
@@ -87,7 +86,7 @@ cdef struct Packet:
     uint16_t segment_size # payload octets of a segment; 0: one packet
     uint16_t csum_start   # with FLAG_CSUM: where the sum begins, and where in it the field is
     uint16_t csum_offset
-    uint8_t ip_length     # octets of the inner IP header, extension headers included
+    uint8_t ip_length     # octets of the inner IP header, extension headers included; coalesce compares from here to verdict at once
     uint8_t transport     # IPPROTO_* behind it
     uint8_t flags
     uint8_t verdict

@@ -63,4 +63,3 @@ class Flag(IntEnum):
     FLAG_DF = 2
     FLAG_V6 = 4
     FLAG_FRAGMENT = 8
-    FLAG_VERIFIED = 16

@@ -154,14 +154,21 @@ cdef void link(Worker* w) noexcept nogil:
     """Take PPP's header off: user data of an open link goes on. Budget: 2 ns a packet."""
     cdef int i, at
     cdef Packet* p
-    cdef Session* s
-    cdef bint dirty = False, open
+    cdef Session* s = NULL
+    cdef Config* c = NULL         # of a run of packets, whose session is looked at once
+    cdef bint dirty = False, open = False, plain = False
     for i in range(w.count):
         p = &w.batch[i]
-        s = p.session
+        if p.config != c:
+            c, s = p.config, p.session
+            s.last_rx = w.tick
+            open = load_acquire8(&s.state) == OPEN
+            plain = open and c.flags & (CONFIG_IP | CONFIG_REQUIRE) == CONFIG_IP
         if p.length >= 4 and load32(p.data) == 0xFF030021U:
             p.protocol = PPP_IP
             forward(p, 4)
+            if plain:
+                continue
         else:
             at = pull_ppp(p.data, p.length, &p.protocol)
             if at < 0:
@@ -169,9 +176,7 @@ cdef void link(Worker* w) noexcept nogil:
                 dirty = True
                 continue
             forward(p, at)
-        s.last_rx = w.tick
-        open = load_acquire8(&s.state) == OPEN
-        if p.protocol == PPP_IP and open and p.config.flags & (CONFIG_IP | CONFIG_REQUIRE) == CONFIG_IP:
+        if p.protocol == PPP_IP and plain:
             continue
         if p.protocol == PPP_IPV6 and open and p.config.flags & (CONFIG_IPV6 | CONFIG_REQUIRE) == CONFIG_IPV6:
             continue
