@@ -271,6 +271,7 @@ def test_up_and_orderly_down(place):
             "net.ipv6.conf.up0.accept_ra = 2"} <= set(during)
     assert set((place.run_dir / "control.names").read_text().split()) == {
         "config", "offload", "tables", "tun/hr0/0", "tun/hr0/1", "punt/0/control", "punt/0/forwarder", "punt/1/control", "punt/1/forwarder",
+        "taps/forwarder",
         *(f"udp/{listen}/{number}" for listen in ("0.0.0.0:1701", "[::]:1701") for number in range(4))}
     assert (place.run_dir / "tables").stat().st_mode & 0o777 == 0o600
     process.send_signal(signal.SIGINT)
