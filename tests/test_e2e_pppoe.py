@@ -1,11 +1,15 @@
 """Our own hosts dial in by PPPoE, in frames that the tests build: networks that no kernel here knows, services, and bad manners."""
 from __future__ import annotations
 
+import re
 import struct
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path as File
 
 import pytest
 from headrace.control import mac, tags
 from headrace.control.link import IP
+from ours.flood import flood
 from ours.host import DISCOVERY, SESSION, frame, station
 from ours.packets import answered, ping
 from ours.place import LAN
@@ -120,3 +124,57 @@ def test_bad_frames_disturb_nobody(here, hosts):
     reaches(joe, LAN, 6)
     assert concentrator.session("joe")
     far.until("all are counted", lambda: verdicts(concentrator)["drop-peer"] >= 1 and verdicts(concentrator)["drop-no-session"] >= 1)
+
+
+def resident(pid):
+    """Octets of memory that a process has."""
+    return int(re.search(r"VmRSS:\s+(\d+)", File(f"/proc/{pid}/status").read_text())[1]) << 10
+
+
+def test_a_flood_of_padis_reaches_nobody(here, hosts, place):
+    """As many as the machine sends, each from another MAC: answered within the limits, none of them control's, no memory for any; and who
+    is up is served meanwhile."""
+    concentrator, far = here(pppoe=[{"padi-limit": 1000}]), hosts()
+    joe = far.call("joe")
+    pid, before = concentrator.child("forwarder"), verdicts(concentrator)
+    memory = resident(pid), resident(concentrator.child("control"))
+    with ThreadPoolExecutor() as pool:
+        sending = pool.submit(flood, place, 100000, 2.0)
+        sequence = 10
+        while not sending.done():
+            sequence += 1
+            reaches(joe, LAN, sequence)
+        sent = sending.result()
+    far.until("all are counted", lambda: verdicts(concentrator)["drop-padi"] - before["drop-padi"] > 0.9 * sent - 5000)
+    after = verdicts(concentrator)
+    assert sent > 10000 and 1000 <= after["offered"] - before["offered"] <= 1000 * 6 and sequence > 15
+    assert after["punt"] == before["punt"] and len(concentrator.sessions()) == 1
+    # What a worker owns is taken at its start, and touched when it is used first: its receive buffers are 8 MiB.
+    assert resident(pid) - memory[0] < 12 << 20 and resident(concentrator.child("control")) - memory[1] < 2 << 20
+
+
+@pytest.mark.parametrize("offload", ["auto", "none"])
+def test_two_workers_and_a_foreign_owner(here, hosts, offload):
+    """One worker reads the interface, and every packet crosses a ring between them."""
+    concentrator = here({"workers": 2, "offload": offload}, {"HEADRACE_TEST_OWNER": "other"}, pppoe=[ALL])
+    far = hosts()
+    callers = [far.call(user, local=station(n, *NETWORKS["one tag"])) for n, user in enumerate(("joe", "ann", "eve"), 1)]
+    for caller in callers:
+        for sequence in range(1, 20):
+            reaches(caller, LAN, sequence)
+    assert sum(row["ring-in"] for row in concentrator.get("stats")["workers"]) > 0
+
+
+def test_services_by_mac_and_by_name(here, hosts):
+    """Who is on a list, who asks for another name, and a service that refuses when it has its sessions."""
+    here(pppoe=[{"service-name": "gold", "accept-service-name": "exact", "allow-mac": ["02:00:5E:20:00:01"]},
+                {"service-name": "tv", "deny-mac": ["02:00:5E:20:00:02"], "pado-delay": {"0": "0s", "1": "refuse"}}])
+    far = hosts(tries=2, wait=0.3)
+    joe = far.call("joe", service_name=b"gold")
+    out = [far.call("ann", local=station(2), service_name=name, wait=False) for name in (b"gold", b"", b"radio")]
+    far.until("nobody answers", lambda: all(caller.cleared for caller in out))
+    assert {caller.cleared.reason.code for caller in out} == {"timeout"}
+    far.call("eve", local=station(3))
+    late = far.call("bob", local=station(4), wait=False)
+    far.until("the service has enough", lambda: late.cleared)
+    reaches(joe, LAN)
