@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import itertools
-from heapq import heappop, heappush
 from random import Random
 
 from headrace.control.avp import PROXY
@@ -13,52 +12,37 @@ from hypothesis import assume, given
 from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 from l2tp_peer import Ids
+from rig.network import Network
 
 LAC, LNS = (bytes(10) + b"\xff\xff" + bytes(a) for a in ((10, 0, 0, 2), (10, 0, 0, 1)))
 OUT = Path(0, LAC, 40000, LNS, 1701)
 BYE = Reason("tunnel", "shutdown", "bye")
 
 
-class Pair:
-    """Two endpoints and simulated time. `fates` are what becomes of the first datagrams: 0 is lost, 1
-    passes, 2 comes twice, and more comes late by so many tenths of a second."""
+class Pair(Network):
+    """Two endpoints, and datagrams between them."""
 
     def __init__(self, fates=(), **settings):
         # More tries than fates: what is lost is never all that a message has.
         settings.setdefault("timing", Timing(1.0, 2.0, len(fates) + 5))
-        self.fates = iter(fates)
-        self.ends = {LAC: Endpoint(Settings(**settings), Ids(), Random(1).randbytes),
+        super().__init__(fates)
+        self.at = {LAC: Endpoint(Settings(**settings), Ids(), Random(1).randbytes),
                      LNS: Endpoint(Settings(**settings), Ids(), Random(2).randbytes)}
-        self.lac, self.lns = self.ends.values()
+        self.lac, self.lns = self.at.values()
         self.events = {LAC: [], LNS: []}
-        self.wire, self.order, self.now = [], itertools.count(), 0.0
+
+    def ends(self):
+        return self.at.values()
 
     def collect(self):
-        for address, end in self.ends.items():
+        for address, end in self.at.items():
             self.events[address] += end.events()
             for path, data in end.outgoing():
-                fate = next(self.fates, 1)
-                for n in range(0 if fate == 0 else 2 if fate == 2 else 1):
-                    late = 0.1 * fate if fate > 2 else 0.05 * n
-                    there = Path(path.port, path.peer, path.peer_port, address, path.local_port)
-                    heappush(self.wire, (self.now + 0.01 + late, next(self.order), there, data))
+                self.wire((Path(path.port, path.peer, path.peer_port, address, path.local_port), data))
 
-    def run(self, until, enough=lambda: False):
-        """Let time pass; stop early when enough happened."""
-        self.collect()
-        while not enough():
-            due = [self.wire[0][0]] if self.wire else []
-            due += [d for end in self.ends.values() if (d := end.deadline()) is not None]
-            if not due or min(due) > until:
-                self.now = until
-                return
-            self.now = max(self.now, min(due))
-            if self.wire and self.wire[0][0] <= self.now:
-                _, _, path, data = heappop(self.wire)
-                self.ends[path.local].receive(path, data, self.now)
-            for end in self.ends.values():
-                end.tick(self.now)
-            self.collect()
+    def deliver(self, item):
+        path, data = item
+        self.at[path.local].receive(path, data, self.now)
 
     def seen(self, address, kind):
         return [event for event in self.events[address] if isinstance(event, kind)]
@@ -99,7 +83,7 @@ def test_a_life_on_a_bad_network(fates, secure, lac_ends, calls):
         assert len(pair.seen(address, TunnelDown)) == len(pair.seen(address, TunnelUp)) == 1
         assert len({down.session_id for down in pair.seen(address, CallDown)}) == len(pair.seen(address, CallDown)) == calls
         assert isinstance(pair.events[address][-1], TunnelDown)
-    for end in pair.ends.values():
+    for end in pair.ends():
         assert len(end) == 0 and end.deadline() is None
         assert end.ids.tunnels == end.ids.sessions == set()
         assert not end._greeted and not end._dialling and not end._opening and end._half_open == 0
@@ -118,7 +102,7 @@ def test_goodbye_after_a_crash_on_a_bad_network(fates):
     pair.run(200.0, lambda: len(pair.seen(LNS, CallUp)) >= len(fates) % 6)
     states = {state.tunnel_id: state for state in pair.lns.changed()}
     assume(states)
-    pair.lns = pair.ends[LNS] = Endpoint(Settings(timing=Timing(1.0, 2.0, 60)), Ids(), Random(3).randbytes)
+    pair.lns = pair.at[LNS] = Endpoint(Settings(timing=Timing(1.0, 2.0, 60)), Ids(), Random(3).randbytes)
     pair.lns.ids.tunnels |= states.keys()
     pair.lns.ids.next = itertools.count(1000)
     pair.lns.say_goodbye(states.values(), pair.now)

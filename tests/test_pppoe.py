@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-from heapq import heappop, heappush
 from pathlib import Path as File
 from random import Random
 
@@ -15,6 +14,7 @@ from headrace.control.pppoe import CallDown, CallOpening, CallUp, Endpoint, Offe
 from headrace.control.reason import Reason
 from hypothesis import given
 from hypothesis import strategies as st
+from rig.network import Network
 
 logging.getLogger("scapy.runtime").setLevel(logging.ERROR)
 from scapy.layers.ppp import PPPoED  # noqa: E402
@@ -112,36 +112,32 @@ class Ids:
 INTERNET = (Offer("internet"),)
 
 
-class Pair:
-    """A host, a concentrator, and a worker between them that answers PADIs as the fast path's does. `fates` are what becomes of the
-    first packets: 0 is lost, 1 passes, 2 comes twice, and more comes late by so many tenths of a second."""
+class Pair(Network):
+    """A host, a concentrator, and a worker between them that answers PADIs as the fast path's does."""
 
     def __init__(self, fates=(), vlans=(), offers=INTERNET, room=1000, tries=5):
-        self.fates, self.offers = iter(fates), {o.name.encode(): o for o in offers}
+        super().__init__(fates)
+        self.offers = {o.name.encode(): o for o in offers}
         self.host_path = Path(3, mac.station(HOST_MAC, vlans), 0, mac.station(mac.BROADCAST, vlans), 0)
         self.ids = Ids(room)
         self.host = Endpoint(Settings(tries=tries), Ids(), Random(1).randbytes)
         self.ac = Endpoint(Settings(), self.ids, Random(2).randbytes, self.offer)
         self.ac_station = mac.station(AC_MAC, vlans)
         self.host_events, self.ac_events = [], []
-        self.wire, self.order, self.now = [], itertools.count(), 0.0
         self.heard = []                 # of the concentrator by its host
 
     def offer(self, path, name):
         return self.offers.get(name) if name else next(iter(self.offers.values()))
 
-    def put(self, to, path, packet):
-        fate = next(self.fates, 1)
-        for n in range(0 if fate == 0 else 2 if fate == 2 else 1):
-            late = 0.1 * fate if fate > 2 else 0.05 * n
-            heappush(self.wire, (self.now + 0.01 + late, next(self.order), to, path, packet))
+    def ends(self):
+        return self.host, self.ac
 
     def worker(self, path, packet):
         """What a PADI is answered with, without the endpoint."""
         padi = tags.decode(packet)
         values = {"service_name": list(self.offers), "ac_name": b"headrace", "ac_cookie": b"cookie"}
         values |= {name: padi.values[name] for name in ("host_uniq", "max_payload") if name in padi.values}
-        self.put(self.host, Path(3, path.local, 0, self.ac_station, 0), tags.encode("PADO", 0, values))
+        self.wire((self.host, Path(3, path.local, 0, self.ac_station, 0), tags.encode("PADO", 0, values)))
 
     def collect(self):
         self.host_events += self.host.events()
@@ -150,32 +146,20 @@ class Pair:
             there = Path(3, self.ac_station, 0, path.local, 0)
             if packet[1] == tags.CODES["PADI"]:
                 assert mac.mac(path.peer) == mac.BROADCAST
-                self.put("worker", path, packet)
+                self.wire(("worker", path, packet))
             else:
-                self.put(self.ac, there, packet)
+                self.wire((self.ac, there, packet))
         for path, packet in self.ac.outgoing():
             assert path.peer == self.host_path.local
             self.heard.append(tags.decode(packet))
-            self.put(self.host, Path(3, path.peer, 0, self.ac_station, 0), packet)
+            self.wire((self.host, Path(3, path.peer, 0, self.ac_station, 0), packet))
 
-    def run(self, until=100.0):
-        self.collect()
-        while True:
-            due = [self.wire[0][0]] if self.wire else []
-            due += [d for end in (self.host, self.ac) if (d := end.deadline()) is not None]
-            if not due or min(due) > until:
-                self.now = until
-                return
-            self.now = max(self.now, min(due))
-            if self.wire and self.wire[0][0] <= self.now:
-                _, _, to, path, packet = heappop(self.wire)
-                if to == "worker":
-                    self.worker(path, packet)
-                else:
-                    to.receive(path, packet, self.now)
-            self.host.tick(self.now)
-            self.ac.tick(self.now)
-            self.collect()
+    def deliver(self, item):
+        to, path, packet = item
+        if to == "worker":
+            self.worker(path, packet)
+        else:
+            to.receive(path, packet, self.now)
 
     def dial(self, **how):
         handle = self.host.dial(self.host_path, self.now, **how)

@@ -2,11 +2,10 @@
 other end of the wire are our own LAC and PPP clients. Time is a number; the wire loses and delays what `fates` says."""
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterable
 from dataclasses import replace
-from heapq import heappop, heappush
+from heapq import heappop
 from pathlib import Path as File
 from random import Random
 from typing import Any
@@ -26,6 +25,8 @@ from headrace.fastpath.packet import Kind
 from headrace.fastpath.punt import PuntKind
 from headrace.fastpath.table import State
 from l2tp_peer import Ids
+
+from rig.network import Network
 
 LNS = bytes(10) + b"\xff\xff\x0a\x00\x00\x01"
 METHODS = ("mschap2", "mschap1", "chap", "pap")
@@ -141,9 +142,8 @@ class Lac:
             del self.calls[session_id]
 
 
-class Rig:
-    """A core, its tables, its LACs and the wire between them. `fates`, one for each thing on the wire while they last: 0 is lost, 1
-    passes, 2 comes twice, more comes so many tenths of a second late."""
+class Rig(Network):
+    """A core, its tables, its LACs and the wire between them."""
 
     def __init__(self, folder: File, config: Config | None = None, *, max_sessions: int = 1000, workers: int = 1, fates: Iterable[int] = (),
                  seed: int = 1, again: bool = False, now: float = 1000.0) -> None:
@@ -153,11 +153,10 @@ class Rig:
         fd = os.open(path, os.O_RDWR)
         self.tables = table.Tables(fd)
         os.close(fd)
-        self.now, self.random, self.fates = now, Random(seed), iter(fates)
+        super().__init__(fates, DELAY, DELAY)
+        self.now, self.random = now, Random(seed)
         self.core = Concentrator(config or configuration(), self.tables, lambda: self.now, random=Random(seed + 1))
         self.lacs: list[Lac] = []
-        self.queue: list[tuple[float, int, tuple[Any, ...]]] = []
-        self.order = itertools.count()
         self.armed: list[int] = []          # slots whose keepalive a worker was told to start
         self.sent: list[tuple[Any, ...]] = []   # all frames that the core wanted sent
         self.bundles: dict[Bundle, list[Subscriber]] = {}       # of the clients
@@ -190,11 +189,9 @@ class Rig:
 
     # -- the wire
 
-    def wire(self, item: tuple[Any, ...]) -> None:
-        fate = next(self.fates, 1)
-        for n in range(0 if fate == 0 else 2 if fate == 2 else 1):
-            late = 0.1 * fate if fate > 2 else DELAY * n
-            heappush(self.queue, (self.now + DELAY + late, next(self.order), item))
+    def ends(self) -> list[Any]:
+        return [self.core, *(lac.endpoint for lac in self.lacs), *(s.ppp for lac in self.lacs for s in lac.calls.values() if s.ppp),
+                *self.bundles]
 
     def collect(self) -> None:
         core = self.core
@@ -267,15 +264,8 @@ class Rig:
         """Let time pass, from one thing that is due to the next; the books are checked after each."""
         end = self.now + seconds
         self.collect()
-        while True:
-            due = [self.queue[0][0]] if self.queue else []
-            ends = [self.core, *(lac.endpoint for lac in self.lacs), *(s.ppp for lac in self.lacs for s in lac.calls.values() if s.ppp),
-                    *self.bundles]
-            due += [d for e in ends if (d := e.deadline()) is not None]
-            if not due or min(due) > end:
-                self.now = end
-                return
-            self.now = max(self.now, min(due))
+        while self.due(end):
+            ends = self.ends()
             while self.queue and self.queue[0][0] <= self.now:
                 self.deliver(heappop(self.queue)[2])
             for e in ends:
