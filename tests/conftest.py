@@ -1,6 +1,6 @@
 """Fixtures of the end-to-end tests: clients and concentrators that end with their test.
 
-Peer tests share one guest for a pytest worker (`lab`, `dial`, `serve`); the others have namespaces of
+Peer tests share one guest for each pytest worker (`lab`, `dial`, `serve`); the others have namespaces of
 their own (`place`, `lac`, `here`).
 """
 from __future__ import annotations
@@ -23,10 +23,10 @@ TOGETHER = {"test_lab.py": "cores", "test_generator.py": "cores", "test_profile.
 
 
 def group(nodeid: str) -> str:
-    """What runs in one pytest worker, one after the other: all that shares the guest, so that one guest boots; what is TOGETHER;
-    else a test by itself."""
+    """What runs in one pytest worker, one after the other: a file of peer tests, so that they begin early and are spread over all
+    guests; what is TOGETHER; else a test by itself."""
     file = nodeid.partition("::")[0].rpartition("/")[2]
-    return "guest" if file.startswith("test_peer_") else TOGETHER.get(file, nodeid)
+    return file if file.startswith("test_peer_") else TOGETHER.get(file, nodeid)
 
 
 @pytest.hookimpl(optionalhook=True)

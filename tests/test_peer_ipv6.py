@@ -2,16 +2,14 @@
 router has delegated to it (RFC 5072, RFC 4861, RFC 8415)."""
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 from peers.concentrator import LOCAL, configuration
-from peers.lab import HERE, LAN6, until
+from peers.lab import LAN6, until
+from test_peer_traffic import FEWER, transfer
 
 pytestmark = [pytest.mark.root, pytest.mark.peer]
 
-OCTETS = 50 * 1024 * 1024
 OWN = "2001:db8:67::1"
 PROFILE = {**configuration("")["profiles"]["default"], "local-ipv6-address": OWN, "remote-ipv6-prefix-pool": "links",
            "dhcpv6-pd-pool": "delegated", "dns-server": [LOCAL, "2001:db8::53"], "domain-search": ["example.net"]}
@@ -87,32 +85,17 @@ def test_one_family_alone(lab, serve, dial, ppp, profile, four, six):
     until("the session is gone", lambda: concentrator.sessions() == [])
 
 
-def transfer(lab, client, verb, port):
-    """A file between the client and the network behind the concentrator, over IPv6; `verb` is what the client does."""
-    other = {"send": "receive", "receive": "send"}[verb]
-    end = subprocess.Popen(["ip", "netns", "exec", lab.lan, sys.executable, str(HERE / "transfer.py"), "listen", other, LAN6, str(port),
-                            str(OCTETS)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert end.stdout and end.stdout.readline() == "listening\n"
-        far = client.run(f"python3 /host{HERE}/transfer.py connect {verb} {LAN6} {port} {OCTETS}", 90).check()
-        near, _ = end.communicate(timeout=30)
-    finally:
-        end.kill()
-        end.wait()
-    assert near == far and near.startswith(f"{OCTETS} "), (near, far)
-
-
 @pytest.mark.parametrize("workers, offload", [(1, "auto"), (2, "auto"), (1, "none")])
 def test_file_each_way(lab, serve, dial, workers, offload):
-    """50 MB up and down, unharmed, in super-packets both ways where there are offloads; with two workers every packet crosses a ring."""
+    """Up and down, unharmed, in super-packets both ways where there are offloads; with two workers every packet crosses a ring."""
     environment = {"HEADRACE_TEST_OWNER": "other"} if workers > 1 else None
     concentrator = serve({"workers": workers, "offload": offload}, environment=environment, tables=tables())
     client = dial("joe", ppp=SIX)
     client.up6()
-    transfer(lab, client, "send", 5001)
-    transfer(lab, client, "receive", 5002)
+    transfer(lab, client, "send", 5001, FEWER, LAN6)
+    transfer(lab, client, "receive", 5002, FEWER, LAN6)
     session = concentrator.session("joe")
-    assert session and session["rx-bytes"] > OCTETS and session["tx-bytes"] > OCTETS, session
+    assert session and session["rx-bytes"] > FEWER and session["tx-bytes"] > FEWER, session
     stats = concentrator.json("stats")
     total = {key: sum(row[key] for row in stats["workers"]) for key in ("super-in", "super-out", "ring-in")}
     assert (total["super-in"] > 0) == (total["super-out"] > 0) == (offload == "auto") and (total["ring-in"] > 0) == (workers > 1), total
