@@ -129,7 +129,7 @@ def test_sizes_around_the_mtu(lab, serve, dial):
 
     def pings(run, to, sizes, before=""):
         """One ping of each size, headers and all: what each printed."""
-        ping = f"ping -6 -c1 -W1 -M do -s $((size - 48)) {to}"
+        ping = f"ping -6 -c1 -W3 -M do -s $((size - 48)) {to}"
         printed = run(f"for size in {' '.join(map(str, sizes))}; do {before} echo @$size; {ping}; done")
         return {int(part.split()[0]): part for part in printed.split("@")[1:]}
 

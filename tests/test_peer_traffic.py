@@ -68,7 +68,7 @@ def reassembled(run):
 
 def pings(run, to, sizes, how, before=""):
     """One ping of each size (IP header and all), with DF ("do") or without ("dont"): what each printed."""
-    printed = run(f"for size in {' '.join(map(str, sizes))}; do {before} echo @$size; ping -c1 -W1 -M {how} -s $((size - 28)) {to}; done")
+    printed = run(f"for size in {' '.join(map(str, sizes))}; do {before} echo @$size; ping -c1 -W3 -M {how} -s $((size - 28)) {to}; done")
     return {int(part.split()[0]): part for part in printed.split("@")[1:]}
 
 

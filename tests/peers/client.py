@@ -11,9 +11,17 @@ import shlex
 from peers.guest import Job, Result
 from peers.lab import CONCENTRATOR, HERE, PASSWORD, Lab
 
+# A process costs the guest 10 ms and more: what is asked again and again is asked by bash alone, as far as that goes. `never` is a
+# pipe into which nobody writes.
 WAIT = """
-wait_for() { local end=$(($(date +%s%N) + $1 * 1000000)); shift
-             until "$@" >/dev/null 2>&1; do [ $(date +%s%N) -gt $end ] && return 1; sleep 0.05; done; }
+exec {never}<>/run/never
+wait_for() { local end=$((${EPOCHREALTIME/./} + $1 * 1000)); shift
+             until "$@" >/dev/null 2>&1; do [ ${EPOCHREALTIME/./} -gt $end ] && return 1; read -rt 0.05 -u $never; done; }
+default_route() { while read -r name to _; do [ "$name $to" = "$1 00000000" ] && return; done </proc/net/route; return 1; }
+global_address() { while read -r _ _ _ scope flags name; do
+                       [ "$scope $name" = "00 $1" ] && ((!(16#$flags & 0x40))) && return        # not tentative
+                   done </proc/net/if_inet6; return 1; }
+gone() { while read -r name _; do [ "$name" = "$1:" ] && return 1; done </proc/net/dev; return 0; }
 """
 
 
@@ -29,15 +37,19 @@ class Subscriber:
         options = (f"user {user}\npassword {password}\nnoauth\ndebug\nlogfile {self.folder}/pppd\nunit {self.number}\n"
                    f"mtu {mtu}\nmru {mtu}\nnoipdefault\ndefaultroute\nlcp-echo-interval 0\nlcp-restart 1\nlcp-max-terminate 1\n{ppp}\n")
         lab.guest.run(f"""set -e
-mkdir -p {self.folder}; touch {self.folder}/pppd {self.folder}/{self.daemon}
-ip netns add {self.name}
-ip link add {self.name} type veth peer name outer netns {self.name}
-ip link set {self.name} master br0 up
-ip -n {self.name} addr add {self.outer}/16 dev outer
-ip -n {self.name} addr add fd09::1:{self.number}/64 dev outer nodad
-ip -n {self.name} link set lo up; ip -n {self.name} link set outer up
+mkdir -p {self.folder}; >{self.folder}/pppd; >{self.folder}/{self.daemon}; printf %s {shlex.quote(options)} >{self.folder}/options
+ip -b - <<E
+netns add {self.name}
+link add {self.name} type veth peer name outer netns {self.name}
+link set {self.name} master br0 up
+E
+ip -n {self.name} -b - <<E
+addr add {self.outer}/16 dev outer
+addr add fd09::1:{self.number}/64 dev outer nodad
+link set lo up
+link set outer up
+E
 """).check()
-        self.write(options=options)
 
     def write(self, **files: str) -> None:
         """Files in its folder; a _ stands for a dot."""
@@ -52,7 +64,7 @@ ip -n {self.name} link set lo up; ip -n {self.name} link set outer up
 
     def up(self, seconds: float = 15) -> str:
         """Wait until the link has its address and pppd its last word, the default route; return the address."""
-        result = self.run(f"wait_for {int(seconds * 1000)} eval '[ -n \"$(ip -4 route show default dev {self.interface})\" ]'\n"
+        result = self.run(f"wait_for {int(seconds * 1000)} default_route {self.interface}\n"
                           f"ip -4 -o addr show dev {self.interface}", seconds + 30)
         found = re.search(r"inet (\S+)", result.out)
         assert found, f"{self.user} has no address after {seconds} s\n{result.out}\n{self.logs()}"
@@ -60,8 +72,7 @@ ip -n {self.name} link set lo up; ip -n {self.name} link set outer up
 
     def up6(self, seconds: float = 20) -> str:
         """Wait until the guest's kernel has made itself an address of what our router advertises; return it."""
-        result = self.run(f"wait_for {int(seconds * 1000)} eval "
-                          f"'ip -6 -o addr show dev {self.interface} scope global | grep -q -v tentative'\n"
+        result = self.run(f"wait_for {int(seconds * 1000)} global_address {self.interface}\n"
                           f"ip -6 -o addr show dev {self.interface} scope global", seconds + 30)
         found = re.search(r"inet6 (\S+)/64", result.out)
         assert found, f"{self.user} has no IPv6 address after {seconds} s\n{result.out}\n{self.logs()}"
@@ -69,7 +80,7 @@ ip -n {self.name} link set lo up; ip -n {self.name} link set outer up
 
     def down(self, seconds: float = 15) -> None:
         """Wait until the link is gone."""
-        result = self.run(f"wait_for {int(seconds * 1000)} eval '! ip link show dev {self.interface}'", seconds + 30)
+        result = self.run(f"wait_for {int(seconds * 1000)} gone {self.interface}", seconds + 30)
         assert result.rc == 0, f"{self.user} is still up after {seconds} s\n{self.logs()}"
 
     def says(self, log: str, pattern: str, seconds: float = 15) -> str:
@@ -102,9 +113,17 @@ ip -n {self.name} link set lo up; ip -n {self.name} link set outer up
         return self.lab.guest.spawn(f"""{WAIT}
 pids() {{ ip netns pids {self.name}; }}
 none() {{ [ -z "$(pids)" ]; }}
-kill -TERM $(pids); wait_for 2000 none || kill -9 $(pids); wait_for 3000 none
-ip link del {self.name} && ip netns del {self.name}
+{self.goodbye()}
+none || {{ kill -9 $(pids); wait_for 3000 none; }}
+ip -b - <<E
+link del {self.name}
+netns del {self.name}
+E
 """)
+
+    def goodbye(self) -> str:
+        """How it ends when its test has no more to ask: the server must hear of it, soon."""
+        return "kill -TERM $(pids); wait_for 2000 none"
 
 
 class Client(Subscriber):
@@ -139,6 +158,10 @@ class Client(Subscriber):
     def hang_up(self) -> None:
         """End it politely: xl2tpd sends its StopCCN."""
         self.lab.guest.run(f"kill -TERM $(cat {self.folder}/pid)").check()
+
+    def goodbye(self) -> str:
+        """xl2tpd's StopCCN is enough: nobody hears what pppd would say after it."""
+        return f'read -r pid <{self.folder}/pid && kill -TERM $pid && wait_for 2000 eval "! kill -0 $pid"'
 
 
 class Pptp(Subscriber):

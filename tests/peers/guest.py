@@ -44,6 +44,7 @@ mount -t devpts devpts dev/pts; mount -t tmpfs tmpfs run
 mount -t hostfs -o "$SHARE" share share; mount -t hostfs -o ro,/ host host
 pivot_root . old; cd /
 mkdir -p /run/lock /run/pppd /run/xl2tpd /run/netns
+mkfifo /run/never
 modprobe -a {' '.join(KERNEL_MODULES)}
 ip -b /share/ip.batch
 stty -F /dev/ttyS0 raw -echo
