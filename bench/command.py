@@ -221,7 +221,9 @@ def throughput(
 def setup(sessions: Sessions = 10000,
           tunnels: Annotated[int, typer.Option(min=1, help="That carry them; of PPTP, connections.")] = 10,
           protocol: Annotated[str, typer.Option(callback=some(("l2tp", "pptp", "pppoe")), help="Of the tunnels, one of them.")] = "l2tp",
-          auth: Auth = "mschap2", rate: Rate = 0, window: Window = 256,
+          auth: Auth = "mschap2",
+          family: Annotated[str, typer.Option(callback=some(("ip", "dual")), help="ip, or dual: IPv6 and a prefix as well.")] = "ip",
+          rate: Rate = 0, window: Window = 256,
           repeat: Annotated[int, typer.Option(min=1, help="Runs, each with a new concentrator.")] = 3,
           peer: Annotated[str, typer.Option(callback=some(("l2tpns",)), help="In turn with it: l2tpns, which knows pap and chap.")] = "",
           json: Json = None, plot: Plot = None) -> None:
@@ -229,7 +231,8 @@ def setup(sessions: Sessions = 10000,
     from . import setup as bench
     with sentences():
         ready(json, plot)
-        rows = bench.measure(sessions, tunnels, auth, rate, window, repeat, split(peer), Console(stderr=True).print, protocol)
+        rows = bench.measure(sessions, tunnels, auth, rate, window, repeat, split(peer), Console(stderr=True).print, protocol,
+                             family)
         show(bench.table(rows))
         strangers([{"foreign_share": row["foreign"]} for row in rows])
         for row in rows:

@@ -20,7 +20,7 @@ from .sample import Estimate, estimate
 Row = dict[str, Any]
 # What says which measurement a row is; a row has those of its benchmark.
 IDENTITY = ("benchmark", "subject", "protocol", "traffic", "kernel", "size", "direction", "wire", "sessions", "flows", "workers",
-            "tunnels", "auth", "rate", "window", "keepalive", "batch", "spread", "run", "mppe")
+            "tunnels", "auth", "family", "rate", "window", "keepalive", "batch", "spread", "run", "mppe")
 COUNTS = ("mppe", "sessions", "flows", "workers", "tunnels", "batch", "run", "rate", "window")
 FEWEST = 3                      # samples
 

@@ -69,12 +69,13 @@ class Concentrator:
 
     def __init__(self, side: Namespace, *, users: int = 1, concentrator: dict[str, Any] | None = None,
                  server: dict[str, Any] | None = None, pptp: dict[str, Any] | None = None, profile: dict[str, Any] | None = None,
-                 pppoe: dict[str, Any] | None = None, environment: dict[str, str] | None = None, cpu: int | None = None) -> None:
-        """`users`: how many may log in (`user`, `password`). `cpu`: where all of it runs unless `environment` pins its parts
-        (HEADRACE_FORWARDER_CPUS, HEADRACE_CONTROL_CPUS)."""
+                 pppoe: dict[str, Any] | None = None, tables: dict[str, Any] | None = None, environment: dict[str, str] | None = None,
+                 cpu: int | None = None) -> None:
+        """`tables`: more of the configuration. `users`: how many may log in (`user`, `password`). `cpu`: where all of it runs unless
+        `environment` pins its parts (HEADRACE_FORWARDER_CPUS, HEADRACE_CONTROL_CPUS)."""
         self.folder = scratch()
         self.run_dir, self.file, self.log = self.folder / "run", self.folder / "headrace.toml", self.folder / "log"
-        config = toml(configuration(self.run_dir, concentrator or {}, server or {}, pptp or {}, profile or {}, pppoe))
+        config = toml(configuration(self.run_dir, concentrator or {}, server or {}, pptp or {}, profile or {}, pppoe) | (tables or {}))
         self.file.touch(mode=0o600)
         self.file.write_text(config + "[secrets]\n" + "".join(f'{user(n)} = {{password = "{password(n)}"}}\n' for n in range(users)))
         with open(self.log, "wb") as log:

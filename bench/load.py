@@ -29,7 +29,7 @@ from typing import Any
 
 from ..control.address import mapped
 from ..control.l2tp import CallDown, CallUp, Endpoint, Path, Settings, TunnelDown
-from ..control.link import LinkSettings
+from ..control.link import IPV6, LinkSettings
 from ..control.ppp import PPP, LinkDown, LinkUp
 from ..control.reason import Reason
 from .concentrator import password, user
@@ -42,6 +42,7 @@ POINTS = 100            # of a run's timeline
 LOOK = 0.5              # seconds between looks at a link that is coming up: is its timer due?
 HEAD = struct.Struct("!HHHHH")
 PPP_DATA, ALL_STATIONS = 0x0002, 0xFF03
+ICMPV6, ADVERTISEMENT = 58, 134         # at octets 6 and 40 of an IPv6 packet
 LEAVING = Reason("admin", "shutdown", "the load generator ends")
 
 
@@ -66,15 +67,17 @@ class Ids:
 
 
 class Subscriber:
-    """One PPP client. `begun` is when its first packet was due, `took` how long until IPCP was open."""
+    """One PPP client. `begun` is when its first packet was due, `took` how long until it had all that it wanted."""
 
-    __slots__ = ("begun", "head", "heard", "key", "line", "number", "ppp", "sequence", "took")
+    __slots__ = ("advertised", "begun", "head", "heard", "key", "line", "link", "number", "ppp", "sequence", "took")
 
     def __init__(self, number: int, key: tuple[int, int], begun: float) -> None:
         self.number, self.key, self.begun = number, key, begun
         self.line = 0
         self.head = (0, 0)              # the peer's ids
         self.ppp: PPP | None = None
+        self.link: LinkUp | None = None
+        self.advertised = False         # our router has said which prefix is ours
         self.took = 0.0
         self.sequence, self.heard = 0, -1       # of what is sent next, and of what came last, where data is numbered
 
@@ -85,10 +88,11 @@ class Load:
     sockets: list[socket.socket]
 
     def __init__(self, peer: tuple[str, int], sessions: int, tunnels: int, method: str, rate: float = 0, window: int = 0,
-                 network: IPv4Network | None = None) -> None:
+                 network: IPv4Network | None = None, dual: bool = False) -> None:
         """`rate`: how many begin in a second; `window`: how many may be coming up at once; 0 is no limit. `network`: each
-        socket has an address of its own of this network, all of which is local here."""
-        self.sessions, self.tunnels, self.method = sessions, tunnels, method
+        socket has an address of its own of this network, all of which is local here. `dual`: everybody wants IPv6 too, and is up
+        when both families are and a router advertisement has come."""
+        self.sessions, self.tunnels, self.method, self.dual = sessions, tunnels, method, dual
         self.rate, self.window = rate or math.inf, window or sessions
         self.random = random.Random()
         self.dialled: list[int] = []                    # tunnel ids, in the order of dialling
@@ -201,11 +205,32 @@ class Load:
 
     def answer(self, s: Subscriber, now: float) -> None:
         """A call is up: its link begins."""
-        settings = LinkSettings(authentication=(self.method,), name="load", user=user(s.number), password=password(s.number))
+        settings = LinkSettings(authentication=(self.method,), name="load", user=user(s.number), password=password(s.number),
+                                ipv6=self.dual)
         s.ppp = PPP("client", settings, self.random)
         s.ppp.open(now)
         self.touched[s.key] = s
         self.coming.append((now + LOOK, s))
+
+    def receive(self, s: Subscriber, protocol: int, information: bytes, now: float) -> None:
+        """A PPP packet that came for a subscriber."""
+        if s.ppp is None:
+            return
+        if protocol == IPV6:
+            s.advertised |= len(information) > 40 and (information[6], information[40]) == (ICMPV6, ADVERTISEMENT)
+            self.complete(s, now)
+        else:
+            s.ppp.receive(protocol, information, now)
+            self.touched[s.key] = s
+
+    def complete(self, s: Subscriber, now: float) -> None:
+        """Is it up?"""
+        if s.took or s.link is None or (self.dual and not (s.link.ip and s.link.ipv6 and s.advertised)):
+            return
+        self.link_up(s, s.link)
+        s.took = now - s.begun
+        self.up += 1
+        self.finished = now
 
     def end(self, key: tuple[int, int], reason: Reason) -> None:
         """A session is gone, or never came."""
@@ -241,11 +266,10 @@ class Load:
             box.append(self.frame(s, protocol, packet))
         for event in events:
             if isinstance(event, LinkUp):
-                self.link_up(s, event)
-                if not s.took:
-                    s.took = now - s.begun
-                    self.up += 1
-                    self.finished = now
+                s.link = event
+                if s.took:              # it negotiated anew
+                    self.link_up(s, event)
+                self.complete(s, now)
             elif isinstance(event, LinkDown):
                 self.end(s.key, event.reason)
                 self.hang_up(s, event.reason, now)
@@ -325,9 +349,8 @@ class L2tpLoad(Load):
                 self.hear(now)
             for tunnel, session, protocol, information in data:
                 s = self.subscribers.get((tunnel, session))
-                if s is not None and s.ppp is not None:
-                    s.ppp.receive(protocol, information, now)
-                    self.touched[s.key] = s
+                if s is not None:
+                    self.receive(s, protocol, information, now)
             self.settle(now)
 
     def hear(self, now: float) -> None:
@@ -392,6 +415,7 @@ def main() -> None:
     p.add_argument("--sessions", type=int, default=1000)
     p.add_argument("--tunnels", type=int, default=10)
     p.add_argument("--auth", choices=("mschap2", "mschap1", "chap", "pap"), default="mschap2")
+    p.add_argument("--family", choices=("ip", "dual"), default="ip", help="IPv4 alone, or IPv6 as well")
     p.add_argument("--rate", type=float, default=0, help="sessions that begin in a second; 0: as many as --window allows")
     p.add_argument("--window", type=int, default=0, help="sessions that may be coming up at once; 0: all")
     p.add_argument("--from", dest="network", type=IPv4Network, help="a network that is local here: an address of it for each socket")
@@ -404,7 +428,8 @@ def main() -> None:
     elif a.protocol == "pppoe":
         from .pppoeload import PppoeLoad
         kind = PppoeLoad
-    load = kind((a.peer, 0) if a.protocol == "pppoe" else address(a.peer), a.sessions, a.tunnels, a.auth, a.rate, a.window, a.network)
+    load = kind((a.peer, 0) if a.protocol == "pppoe" else address(a.peer), a.sessions, a.tunnels, a.auth, a.rate, a.window, a.network,
+                a.family == "dual")
     print("ready", flush=True)
     asked = sys.stdin.readline()
     if not asked:

@@ -76,8 +76,7 @@ class PppoeLoad(Load):
                     continue
                 information = frame[22:20 + length]
                 self.echoes += protocol == LCP_PROTOCOL and information[:1] == b"\x09"
-                s.ppp.receive(protocol, information, now)
-                self.touched[s.key] = s
+                self.receive(s, protocol, information, now)
 
     def hear(self, now: float) -> None:
         for event in self.endpoint.events():

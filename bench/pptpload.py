@@ -109,8 +109,7 @@ class PptpLoad(Load):
             protocol, information = int.from_bytes(packet[at:at + 2]), packet[at + 2:]
             if s.ppp is not None:
                 self.echoes += protocol == LCP_PROTOCOL and information[:1] == b"\x09"
-                s.ppp.receive(protocol, information, now)
-                self.touched[s.key] = s
+                self.receive(s, protocol, information, now)
 
     def hear(self, now: float) -> None:
         for event in self.endpoint.events():

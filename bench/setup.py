@@ -2,9 +2,9 @@
 
     load.py in namespace peer -- veth -- `headrace serve` in namespace host, on the same cores
 
-A session's time is from the moment it begins to dial (the first of a tunnel: to dial that) to IPCP opened at its
-client; the rate is that of all of them from the first packet. The cost is user and system time of all processes of the
-concentrator, divided by the sessions that came up.
+A session's time is from the moment it begins to dial (the first of a tunnel: to dial that) to IPCP opened at its client, and with
+`--family dual` to IPV6CP opened and a router advertisement heard as well; the rate is that of all of them from the first packet.
+The cost is user and system time of all processes of the concentrator, divided by the sessions that came up.
 """
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Generator:
     """load.py as a process in the lab; ready to begin once constructed."""
 
     def __init__(self, lab: Lab, sessions: int, tunnels: int, method: str = "mschap2", rate: float = 0, window: int = 0,
-                 protocol: str = "l2tp") -> None:
+                 protocol: str = "l2tp", family: str = "ip") -> None:
         self.side = lab.peer
         lab.peer.run("ip", "route", "add", "local", OUTER, "dev", "lo")
         lab.host.run("ip", "route", "add", OUTER, "via", PEER)
         self.process = lab.peer.spawn(
             [sys.executable, "-m", "headrace.bench.load", "--peer", WHERE[protocol], "--protocol", protocol,
-             "--sessions", str(sessions), "--tunnels", str(tunnels), "--from", OUTER, "--auth", method,
+             "--sessions", str(sessions), "--tunnels", str(tunnels), "--from", OUTER, "--auth", method, "--family", family,
              "--rate", str(rate), "--window", str(window), "--patience", str(PATIENCE)],
             None, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         if self._line() != "ready\n":
@@ -67,19 +67,26 @@ class Generator:
         self.side.processes.remove(self.process)
 
 
-SUBJECTS: dict[str, Callable[[Lab, int, str], Concentrator | l2tpns.Server]] = {
-    "headrace": lambda lab, users, protocol: Concentrator(lab.host, users=users, concentrator={"max-sessions": max(users, 65536)},
-                                                          pppoe={} if protocol == "pppoe" else None),
-    "l2tpns": lambda lab, users, protocol: l2tpns.Server(lab.host)}
+IPV6_POOL = {"links": {"prefix": "2001:db8::/40"}}
+DUAL = {"local-ipv6-address": "2001:db8::1", "remote-ipv6-prefix-pool": "links"}        # of the profile
+
+
+def headrace(lab: Lab, users: int, protocol: str, family: str) -> Concentrator:
+    return Concentrator(lab.host, users=users, concentrator={"max-sessions": max(users, 65536)}, pppoe={} if protocol == "pppoe" else None,
+                        profile=DUAL if family == "dual" else None, tables={"ipv6-pool": IPV6_POOL} if family == "dual" else None)
+
+
+SUBJECTS: dict[str, Callable[[Lab, int, str, str], Concentrator | l2tpns.Server]] = {
+    "headrace": headrace, "l2tpns": lambda lab, users, protocol, family: l2tpns.Server(lab.host)}
 PEERS = {"l2tpns": l2tpns.found}        # each with what says that it is not installed
 
 
 def run(sessions: int, tunnels: int, method: str, rate: float, window: int, subject: str = "headrace",
-        protocol: str = "l2tp") -> dict[str, Any]:
+        protocol: str = "l2tp", family: str = "ip") -> dict[str, Any]:
     """One run with a new concentrator."""
     cores = range(os.cpu_count() or 1)
-    with Lab() as lab, SUBJECTS[subject](lab, sessions, protocol) as concentrator:
-        generator = Generator(lab, sessions, tunnels, method, rate, window, protocol)
+    with Lab() as lab, SUBJECTS[subject](lab, sessions, protocol, family) as concentrator:
+        generator = Generator(lab, sessions, tunnels, method, rate, window, protocol, family)
         cpu, ticks, begun = concentrator.cpu(), [busy(core)[0] for core in cores], time.monotonic()
         load = generator.ask()
         elapsed = time.monotonic() - begun
@@ -98,16 +105,18 @@ def run(sessions: int, tunnels: int, method: str, rate: float, window: int, subj
 
 
 def measure(sessions: int, tunnels: int, method: str, rate: float, window: int, repeat: int, peers: list[str],
-            say: Callable[[str], None], protocol: str = "l2tp") -> list[dict[str, Any]]:
+            say: Callable[[str], None], protocol: str = "l2tp", family: str = "ip") -> list[dict[str, Any]]:
     """So many runs of headrace, and of each peer in turn with it, as rows. A tunnel of PPTP is a control connection."""
     for peer in peers:
         PEERS[peer]()
     case = {"protocol": protocol, "sessions": sessions, "tunnels": tunnels, "auth": method, "rate": rate, "window": window}
+    if family == "dual":
+        case["family"] = family
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ["headrace", *peers]}
     for i in range(repeat):
         for name, done in runs.items():
             say(f"{name}: {sessions} sessions, {method} {i + 1}/{repeat}")
-            done.append(run(sessions, tunnels, method, rate, window, name, protocol))
+            done.append(run(sessions, tunnels, method, rate, window, name, protocol, family))
     return [result({"subject": name, **case}, done) for name, done in runs.items()]
 
 
@@ -139,6 +148,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
     for r in rows:
         def number(key: str, form: str, row: dict[str, Any] = r) -> str:
             return "" if row[key] is None else format(row[key], form)
-        t.add_row(r["subject"], r["protocol"], str(r["sessions"]), str(r["tunnels"]), r["auth"], number("per_second", ".0f"),
+        how = r["auth"] + ", dual stack" * ("family" in r)
+        t.add_row(r["subject"], r["protocol"], str(r["sessions"]), str(r["tunnels"]), how, number("per_second", ".0f"),
                   number("p50_ms", ".0f"), number("p99_ms", ".0f"), number("cpu_ms", ".3f"), str(r["failed"]), r["bottleneck"])
     return t

@@ -62,6 +62,17 @@ def test_set_up_by_pppoe(tmp_path: Path) -> None:
 
 
 @pytest.mark.root
+@pytest.mark.parametrize("protocol", ["l2tp", "pptp", "pppoe"])
+def test_set_up_of_both_families(tmp_path: Path, protocol: str) -> None:
+    """Everybody has an address of either, and his router's advertisement."""
+    row = bench("setup", tmp_path / "setup.json", "--protocol", protocol, "--sessions", "100", "--tunnels", "4", "--repeat", "1",
+                "--family", "dual")
+    assert (row["family"], row["failed"]) == ("dual", 0)
+    (run,) = row["samples"]
+    assert run["up"] == run["there"] == 100 and row["p50_ms"] < 1000
+
+
+@pytest.mark.root
 def test_idle_sessions_answer_every_echo(tmp_path: Path) -> None:
     """Two seconds of silence bring an echo request to each of them, again and again; nobody is lost."""
     row = bench("idle", tmp_path / "idle.json", "--sessions", "500", "--tunnels", "5", "--minutes", "0.1", "--keepalive", "2s")
