@@ -16,7 +16,7 @@ from peers.lab import CONCENTRATOR, HERE, PASSWORD, Lab
 WAIT = """
 exec {never}<>/run/never
 wait_for() { local end=$((${EPOCHREALTIME/./} + $1 * 1000)); shift
-             until "$@" >/dev/null 2>&1; do [ ${EPOCHREALTIME/./} -gt $end ] && return 1; read -rt 0.05 -u $never; done; }
+             until "$@" >/dev/null 2>&1; do [ ${EPOCHREALTIME/./} -gt $end ] && return 1; read -rt 0.05 -u $never; done; return 0; }
 default_route() { while read -r name to _; do [ "$name $to" = "$1 00000000" ] && return; done </proc/net/route; return 1; }
 global_address() { while read -r _ _ _ scope flags name; do
                        [ "$scope $name" = "00 $1" ] && ((!(16#$flags & 0x40))) && return        # not tentative
