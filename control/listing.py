@@ -10,14 +10,14 @@ from . import duration
 
 Column = tuple[str, str]        # heading, key
 SESSIONS: list[Column] = [("NAME", "name"), ("STATE", "state"), ("CALLER-ID", "caller-id"), ("ADDRESS", "address"),
-                          ("PREFIX", "remote-ipv6-prefix"), ("UPTIME", "uptime"),
+                          ("PREFIX", "remote-ipv6-prefix"), ("BRIDGE", "bridge"), ("UPTIME", "uptime"),
                           ("IDLE", "idle-time"), ("ENCODING", "encoding"), ("LINKS", "links"), ("MTU", "mtu"), ("MRU", "mru"),
                           ("RX", "rx-bytes"), ("TX", "tx-bytes")]
 FAILED: list[Column] = [("TIME", "time"), ("USER", "user"), ("SERVICE", "service"), ("CALLER-ID", "caller-id"), ("STAGE", "stage"),
                         ("REASON", "reason"), ("CODE", "code")]
 STATUS = {"starting": "dialing", "authenticating": "verifying password", "open": "connected", "closing": "terminated"}
 MONITOR = ("status", "uptime", "idle-time", "encoding", "local-address", "remote-address", "local-ipv6-address",
-           "remote-ipv6-address", "remote-ipv6-prefix", "delegated-ipv6-prefix", "active-links", "mtu", "mru")
+           "remote-ipv6-address", "remote-ipv6-prefix", "delegated-ipv6-prefix", "bridge", "active-links", "mtu", "mru")
 QUOTED = {"status", "encoding"}
 
 

@@ -23,7 +23,7 @@ from headrace.control.link import Bridging
 from headrace.control.mppe import Policy
 from l2tp_peer import BYE
 from ours.peer import LINK, PLAIN_FRAME, Line
-from ours.place import LAN
+from ours.place import CONCENTRATOR, FAR, LAN
 from peers.concentrator import LOCAL
 from peers.lab import PASSWORD, until
 from test_e2e_restart import pids
@@ -31,6 +31,7 @@ from test_e2e_restart import pids
 logging.getLogger("scapy.runtime").setLevel(logging.ERROR)
 from scapy.layers.inet import ICMP, IP, UDP  # noqa: E402
 from scapy.layers.l2 import ARP, Dot1Q, Ether  # noqa: E402
+from scapy.layers.ppp import HDLC, PPP  # noqa: E402
 
 pytestmark = pytest.mark.root
 
@@ -139,6 +140,7 @@ def test_one_network_at_both_ends(here, client, site, bridged, use, workers):
     client.until("both halves are up", lambda: joe.address not in ("", "0.0.0.0"))
     shown = until("it is a port", lambda: concentrator.session("joe"))
     assert shown["bridge"] == "br0" and shown["address"] == joe.address
+    assert "BRIDGE" in concentrator.command("sessions") and "bridge: br0" in concentrator.command("monitor", "joe", "--once")
     (port,) = ports(bridged).values()
     assert port["master"] == "br0" and port["learning"] and not port["isolated"] and port["priority"] == 32
     site(joe)
@@ -155,6 +157,33 @@ def test_one_network_at_both_ends(here, client, site, bridged, use, workers):
     verdicts = concentrator.get("stats")["verdicts"]
     bad = [f"drop-{why}" for why in ("bridged", "fcs", "tagged", "frame", "no-port", "clear", "cipher")]
     assert verdicts["up"] and not any(verdicts[name] for name in bad)
+
+
+def test_what_the_wire_has(here, lac, site, bridged):
+    """A capture of the wire, read by scapy alone: L2TP, PPP of protocol 0031, the header of RFC 3518, and ARP and ICMP of both hosts."""
+    here(None, None, profile())
+    client = lac()
+    site(client.call("joe", link=link()))
+    with ethernet(bridged, bridged.far, "wire") as wire:
+        assert " 0% packet loss" in run(client, bridged.far, "ping", "-c", "3", "-i", "0.1", "-w", "15", LAN)
+        wire.setblocking(False)
+        frames = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                frames.append(Ether(wire.recv(2000)))
+    seen = set()
+    for frame in frames:
+        if UDP not in frame or 1701 not in (frame[UDP].sport, frame[UDP].dport) or frame[UDP].payload.original[0] & 0x80:
+            continue
+        ppp = HDLC(frame[UDP].payload.original[6:])         # behind L2TP's data header of six octets
+        assert (ppp.address, ppp.control) == (0xFF, 3)
+        if ppp[PPP].proto == 0x31:
+            flags, kind, *_ = octets = ppp[PPP].payload.original
+            inside = Ether(octets[2:])
+            assert (flags, kind) == (0, 1) and len(octets) >= 2 + 60 - 18 * (frame[IP].src == FAR)
+            if ARP in inside or ICMP in inside:
+                seen.add((frame[IP].src, ARP if ARP in inside else inside[ICMP].type))
+    assert {(FAR, ARP), (FAR, 8), (CONCENTRATOR, 0), (CONCENTRATOR, ARP)} <= seen, seen
 
 
 @pytest.mark.parametrize("use", ["no", "require"])
