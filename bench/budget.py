@@ -22,6 +22,7 @@ BUDGETS = {
                     "8 ns a packet, 15 ns with 60,000 sessions in random order, 35 ns when their records are in no cache at all"),
     "order": Budget("order.pyx", "order", 2, "packet", "2 ns a packet"),
     "link": Budget("up.pyx", "link", 2, "packet", "2 ns a packet"),
+    "join": Budget("join.pyx", "join", 12, "fragment", "12 ns a fragment that is whole; 60 ns any other, and its copy"),
     "decrypt": Budget("decrypt.pyx", "decrypt", 1100, "packet", "1100 ns a packet at 1400 octets of six sessions, 1200 of one"),
     "admit": Budget("up.pyx", "admit", 5, "packet", "5 ns a packet"),
     "deliver": Budget("up.pyx", "deliver", 25, "packet",

@@ -3,7 +3,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
-from .order cimport free_spent, order, order_due, order_rest
+from .cells cimport free_spent
+from .order cimport order, order_due, order_rest
 from .packet cimport DROP_NO_SESSION, DROP_SEQUENCE, PASS, Packet
 from .table cimport Tables, config_of
 from .worker cimport BATCH, CELL, WAITS, Wait, Worker

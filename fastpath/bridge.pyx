@@ -21,9 +21,10 @@ from .packet cimport (DROP_BRIDGED, DROP_CLEAR, DROP_FCS, DROP_FRAME, DROP_INNER
                       DROP_TAGGED, PASS, UP, Packet, Verdict)
 from .port cimport count, drop, full, push, transmit
 from .ppp cimport PPP_BRIDGED
+from .split cimport reserve, split
 from .stage cimport STAGE_BRIDGE, STAGE_LOOP, Stage, carried, enter, in_kernel, out_of_kernel
 from .sys cimport EPOLL_CTL_DEL, close, epoll_ctl, iovec, load_acquire8, load_acquire32, poison, read, store_release8, unpoison, writev
-from .table cimport CONFIG_ENCRYPT, CONFIG_REQUIRE, FREE, OPEN, RETIRED, Config, Session, config_of
+from .table cimport CONFIG_BUNDLE, CONFIG_ENCRYPT, CONFIG_REQUIRE, FREE, OPEN, RETIRED, Config, Session, config_of
 from .worker cimport ARENA, HEADROOM, TAP_FREE, TAP_PLUGGED, TAPS, Tap, Worker
 
 cdef enum:
@@ -193,8 +194,12 @@ cdef int send_frame(Worker* w, Session* s, Config* c, uint8_t* frame, size_t n) 
     frame -= BRIDGED_HEADER
     frame[0], frame[1] = 0, MAC_ETHERNET
     n += BRIDGED_HEADER
+    if c.flags & CONFIG_BUNDLE:
+        reserve(w, n)
     if c.flags & CONFIG_ENCRYPT:
         push_encrypted(w, s, c, c.tos, 1, PPP_BRIDGED, room(w, n), 0, frame, n)
+    elif c.flags & CONFIG_BUNDLE:
+        split(w, s, c, c.tos, 1, PPP_BRIDGED, frame, n, NULL, 0)
     else:
         if full(w.out):
             transmit(w)

@@ -16,7 +16,7 @@ from .packet cimport (ACK, DROP_NO_SESSION, DROP_PEER, DROP_RING, DROP_VERSION, 
 from .port cimport drop, same_peer
 from .pppoe cimport ETHERTYPE_DISCOVERY, MAC, NETWORK, STATION, Pppoe, pull_pppoe
 from .punt cimport punt_l2tp
-from .ring cimport lend
+from .ring cimport WAY_UP, lend
 from .sys cimport load_acquire8, load_acquire32, prefetch
 from .table cimport FREE, RETIRED, Session, config_of, network_hash, prefetch_up, slot_of
 from .worker cimport BUFFERS, CELL, CELLS, PORT_ETHERNET, PORT_GRE, RECEIVES, Listener, Receive, Worker
@@ -192,19 +192,26 @@ cdef void hand_up(Worker* w, Packet* p, Session* s, Receive* r) noexcept nogil:
         refs = copy_to_cell(w, p)
     elif p.buffer >= BUFFERS - RECEIVES:        # the last free ones are for receiving
         refs = NULL
-    drop(w, p, HANDED if refs != NULL and lend(w, p, refs, s, 0) else DROP_RING)
+    drop(w, p, HANDED if refs != NULL and lend(w, p, refs, s, WAY_UP) else DROP_RING)
+
+
+cdef uint32_t* free_cell(Worker* w, uint8_t** cell) noexcept nogil:
+    """The next cell and its count, or NULL when it is still lent."""
+    w.cell = (w.cell + 1) % CELLS
+    if load_acquire32(&w.cell_refs[w.cell]) != 0:
+        return NULL
+    cell[0] = w.cells + <size_t>w.cell * CELL
+    return &w.cell_refs[w.cell]
 
 
 cdef uint32_t* copy_to_cell(Worker* w, Packet* p) noexcept nogil:
     """Move a lone datagram into the next cell; return the cell's count, or NULL when it is still lent."""
     cdef uint8_t* cell
-    w.cell = (w.cell + 1) % CELLS
-    if load_acquire32(&w.cell_refs[w.cell]) != 0:
-        return NULL
-    cell = w.cells + <size_t>w.cell * CELL
-    memcpy(cell, p.data, p.length)
-    p.data = cell
-    return &w.cell_refs[w.cell]
+    cdef uint32_t* refs = free_cell(w, &cell)
+    if refs != NULL:
+        memcpy(cell, p.data, p.length)
+        p.data = cell
+    return refs
 
 
 cdef void squeeze(Worker* w) noexcept nogil:

@@ -13,10 +13,11 @@ from .decap cimport squeeze
 from .encap cimport push_frame
 from .encrypt cimport cipher_of
 from .mppe cimport MPPE_HEADER, mppe_decrypt, mppe_run
-from .packet cimport DROP_CIPHER, DROP_COHERENCY, DROP_NOT_OPEN, DROP_SHORT, PASS, Packet, Verdict, forward
+from .packet cimport DROP_CIPHER, DROP_COHERENCY, DROP_NOT_OPEN, DROP_SHORT, KIND_BUNDLE, PASS, Packet, Verdict, forward
 from .port cimport drop, full, push, scratch, transmit
 from .ppp cimport PPP_BRIDGED, PPP_COMP, PPP_IPV6, pull_encrypted
 from .punt cimport PUNT_UNREADABLE, punt_session
+from .split cimport reserve, split
 from .table cimport CONFIG_IP, TEMPLATE, Session
 from .worker cimport Worker
 
@@ -32,12 +33,14 @@ cdef void ask(Worker* w, Packet* p, CipherState* state) noexcept nogil:
     cdef Session* s = p.session
     cdef uint8_t* head
     cdef uint8_t* request
-    if full(w.out):
-        transmit(w)
+    reserve(w, 4)
     state.asked = <uint8_t>w.tick
     request = scratch(w.out) + TEMPLATE + 4
     request[0], request[1] = RESET_REQUEST, state.asked
     store16(request + 2, 4)
+    if s.kind == KIND_BUNDLE:
+        split(w, s, p.config, 0, 0, PPP_CCP, request, 4, NULL, 0)
+        return
     head = push_frame(request, PPP_CCP, s, p.config, 4)
     push(w.out, &s.path, s, 0, 0, head, <size_t>(request + 4 - head), NULL, 0)
 

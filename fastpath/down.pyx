@@ -3,7 +3,7 @@
 collect   super-packets and packets from the inner port, side by side in an arena
 route     inner destination -> session; too large: answered, or marked to be cut into IP fragments
 cut       a super-packet becomes segments: headers in scratch space, payload where it lies
-encap     the session's template in front, lengths and Ns patched
+encap     the session's template in front, lengths and Ns patched; a bundle's packets in split.pyx
 transmit  in port.pyx: grouped, sent
 """
 from libc.stddef cimport size_t
@@ -22,12 +22,13 @@ from .packet cimport (DROP_CLEAR, DROP_IP, DROP_NO_ROUTE, DROP_NOT_OPEN, DROP_RI
                       FLAG_DF, FLAG_V6, FRAGMENTED, HANDED, PASS, TOO_BIG, Packet)
 from .port cimport count, drop, full, push, scratch, transmit
 from .ppp cimport PPP_IP, PPP_IPV6
-from .ring cimport lend
+from .ring cimport WAY_DOWN, lend
 from .scope cimport of_link
+from .split cimport reserve, split
 from .stage cimport STAGE_COLLECT, STAGE_ENCAP, STAGE_LOOP, STAGE_RING, STAGE_ROUTE, carried, enter, in_kernel, out_of_kernel
 from .sys cimport (VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_NONE, iovec, load_acquire8, load_acquire32, poison, prefetch, read,
                    unpoison, virtio_net_hdr, writev)
-from .table cimport (CONFIG_CLAMP_MSS, CONFIG_COPY_DSCP, CONFIG_ENCRYPT, CONFIG_IP, CONFIG_REQUIRE, OPEN, TEMPLATE, Config, Session,
+from .table cimport (CONFIG_BUNDLE, CONFIG_CLAMP_MSS, CONFIG_COPY_DSCP, CONFIG_ENCRYPT, CONFIG_IP, CONFIG_REQUIRE, OPEN, TEMPLATE, Config, Session,
                      by_address, config_of, prefetch_address, prefetch_down)
 from .worker cimport ARENA, ARENAS, HEADROOM, Worker
 
@@ -171,7 +172,7 @@ cdef void route(Worker* w) noexcept nogil:
         if load_acquire8(&s.state) != OPEN:
             drop(w, p, DROP_NOT_OPEN)
         elif s.owner != w.index:
-            drop(w, p, HANDED if w.arena < ARENAS - 1 and lend(w, p, &w.arena_loans[w.arena].refs, s, 1) else DROP_RING)
+            drop(w, p, HANDED if w.arena < ARENAS - 1 and lend(w, p, &w.arena_loans[w.arena].refs, s, WAY_DOWN) else DROP_RING)
         else:
             p.config = config_of(s)
             prefetch(p.config)
@@ -226,8 +227,13 @@ cdef inline void single(Worker* w, Packet* p) noexcept nogil:
     cdef Config* c = p.config
     cdef Session* s = p.session
     cdef uint8_t* head
-    if c.flags & CONFIG_ENCRYPT:
-        queue(w, p, outer_tos(p), room(w, p.length), 0, p.data, p.length)
+    if c.flags & (CONFIG_ENCRYPT | CONFIG_BUNDLE):
+        if c.flags & CONFIG_BUNDLE:
+            reserve(w, p.length)
+        if c.flags & CONFIG_ENCRYPT:
+            queue(w, p, outer_tos(p), room(w, p.length), 0, p.data, p.length)
+        else:
+            queue(w, p, outer_tos(p), p.data, p.length, NULL, 0)
         s.tx_packets += 1
         s.tx_bytes += p.length
         return
@@ -241,8 +247,11 @@ cdef inline void single(Worker* w, Packet* p) noexcept nogil:
 
 cdef inline uint8_t* headers(Worker* w, Packet* p) noexcept nogil:
     """Where the headers of the next segment or fragment are put, behind room for the encapsulation."""
-    if p.config.flags & CONFIG_ENCRYPT:
-        return room(w, p.config.mtu)
+    if p.config.flags & (CONFIG_ENCRYPT | CONFIG_BUNDLE):
+        if p.config.flags & CONFIG_BUNDLE:
+            reserve(w, p.config.mtu)
+        if p.config.flags & CONFIG_ENCRYPT:
+            return room(w, p.config.mtu)
     if full(w.out):
         transmit(w)
     return scratch(w.out) + TEMPLATE
@@ -253,8 +262,13 @@ cdef inline void queue(Worker* w, Packet* p, uint16_t tos, uint8_t* inner, size_
     """A segment or fragment of a packet: `length` octets at `inner`, where `headers` said, and the others at `body`."""
     cdef Session* s = p.session
     cdef uint8_t* head
-    if p.config.flags & CONFIG_ENCRYPT:
-        push_encrypted(w, s, p.config, tos, 1, PPP_IPV6 if p.flags & FLAG_V6 else PPP_IP, inner, length, body, body_length)
+    cdef uint16_t protocol
+    if p.config.flags & (CONFIG_ENCRYPT | CONFIG_BUNDLE):
+        protocol = PPP_IPV6 if p.flags & FLAG_V6 else PPP_IP
+        if p.config.flags & CONFIG_ENCRYPT:
+            push_encrypted(w, s, p.config, tos, 1, protocol, inner, length, body, body_length)
+        else:
+            split(w, s, p.config, tos, 1, protocol, inner, length, body, body_length)
     else:
         head = push_template(inner, s, p.config, p.flags & FLAG_V6, length + body_length)
         push(w.out, &s.path, s, tos, 1, head, <size_t>(inner - head) + length, body, body_length)

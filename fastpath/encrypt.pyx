@@ -9,8 +9,9 @@ from .mppe cimport MPPE_HEADER, mppe_encrypt, mppe_full, mppe_run
 from .packet cimport DROP_CLEAR
 from .port cimport count, full, push, transmit
 from .ppp cimport PPP_COMP
+from .split cimport split
 from .stage cimport STAGE_ENCRYPT, enter
-from .table cimport Config, Session
+from .table cimport CONFIG_BUNDLE, Config, Session
 from .worker cimport CIPHER_ROOM, Worker
 
 
@@ -34,9 +35,12 @@ cdef bint push_encrypted(Worker* w, Session* s, Config* c, uint16_t tos, uint32_
         return False
     store16(inner - 2, protocol)
     store16(inner - 4, <uint16_t>mppe_encrypt(w.ciphers, state, body, inner - 2, <uint32_t>(2 + length), <uint32_t>whole))
-    head = push_template(inner - 4, s, c, False, MPPE_HEADER + whole)
-    (inner - 5)[0] = PPP_COMP
-    push(w.out, &s.path, s, tos, packets, head, <size_t>(inner - head) + length + body_length, NULL, 0)
+    if c.flags & CONFIG_BUNDLE:
+        split(w, s, c, tos, packets, PPP_COMP, inner - 4, MPPE_HEADER + whole, NULL, 0)
+    else:
+        head = push_template(inner - 4, s, c, False, MPPE_HEADER + whole)
+        (inner - 5)[0] = PPP_COMP
+        push(w.out, &s.path, s, tos, packets, head, <size_t>(inner - head) + length + body_length, NULL, 0)
     w.cipher_used += (ENCRYPTED + <uint32_t>(length + body_length) + 63) & ~<uint32_t>63
     return True
 

@@ -28,4 +28,3 @@ cdef inline int32_t ahead_of(const Session* s, const Packet* p) noexcept nogil:
 cdef void order(Worker* w) noexcept nogil
 cdef void order_rest(Worker* w) noexcept nogil
 cdef void order_due(Worker* w) noexcept nogil
-cdef void free_spent(Worker* w) noexcept nogil

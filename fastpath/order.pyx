@@ -3,11 +3,12 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcpy
 
 from .ack cimport owe
+from .cells cimport by_age, forget, settle_cell, take_cell
 from .packet cimport DROP_NO_SESSION, DROP_SEQUENCE, Packet
 from .port cimport count
 from .sys cimport load_acquire8
 from .table cimport CONFIG_SEQUENCED, FREE, RETIRED, Session, config_of
-from .worker cimport BATCH, CELL, WAITS, WINDOW, Wait, Worker
+from .worker cimport BATCH, CELL, WINDOW, Wait, Worker
 
 
 cdef void order(Worker* w) noexcept nogil:
@@ -94,48 +95,22 @@ cdef bint wait(Worker* w, Session* s, const Packet* p, uint32_t sequence) noexce
     if at and w.waits[at].sequence == sequence:
         count(w, DROP_SEQUENCE, 1)
         return True
-    if w.waits_free:
-        new = w.waits_free
-        w.waits_free = w.waits[new].next
-    elif w.waits_used < WAITS - 1:
-        w.waits_used += 1
-        new = w.waits_used
-    else:
+    new = take_cell(w)
+    if new == 0:
         return False
     c = &w.waits[new]
     c.packet = p[0]
-    c.packet.data = w.wait_cells + <size_t>new * CELL
-    memcpy(c.packet.data, p.data, p.length)
-    c.sequence, c.generation, c.since = sequence, s.generation, w.now_ns
+    settle_cell(w, new)
+    c.sequence, c.generation = sequence, s.generation
     c.next = at
     if before:
         w.waits[before].next = new
     else:
         s.waiting = new
-    c.older, c.newer = w.newest, 0
-    if w.newest:
-        w.waits[w.newest].newer = new
-    else:
-        w.oldest = new
-    w.newest = new
+    by_age(w, &w.ordered, new)
     s.waits += 1
     s.rx_flow = WAITING
     return True
-
-
-cdef void forget(Worker* w, uint32_t at) noexcept nogil:
-    """Take a cell out of the list by age; it is used again when nothing refers to its octets any more."""
-    cdef Wait* c = &w.waits[at]
-    if c.older:
-        w.waits[c.older].newer = c.newer
-    else:
-        w.oldest = c.newer
-    if c.newer:
-        w.waits[c.newer].older = c.older
-    else:
-        w.newest = c.older
-    c.next = w.spent
-    w.spent = at
 
 
 cdef Packet* take_first(Worker* w, Session* s) noexcept nogil:
@@ -146,7 +121,7 @@ cdef Packet* take_first(Worker* w, Session* s) noexcept nogil:
     s.waits -= 1
     if s.waits == 0:
         s.rx_flow = FLOWING
-    forget(w, at)
+    forget(w, &w.ordered, at)
     p.config = config_of(s)
     return p
 
@@ -172,12 +147,12 @@ cdef void order_due(Worker* w) noexcept nogil:
     cdef uint32_t at
     cdef Wait* c
     cdef Session* s
-    while w.oldest and w.now_ns - w.waits[w.oldest].since >= w.window_ns and w.count + WINDOW <= BATCH:
-        at = w.oldest
+    while w.ordered.oldest and w.now_ns - w.waits[w.ordered.oldest].since >= w.window_ns and w.count + WINDOW <= BATCH:
+        at = w.ordered.oldest
         c = &w.waits[at]
         s = c.packet.session
         if s.generation != c.generation:
-            forget(w, at)
+            forget(w, &w.ordered, at)
             count(w, DROP_NO_SESSION, 1)
         elif load_acquire8(&s.state) in (FREE, RETIRED):
             while s.waiting:
@@ -185,13 +160,3 @@ cdef void order_due(Worker* w) noexcept nogil:
                 count(w, DROP_NO_SESSION, 1)
         else:
             move_on(w, s, c.sequence + 1)
-
-
-cdef void free_spent(Worker* w) noexcept nogil:
-    """Nothing refers any more to what went on."""
-    cdef uint32_t at
-    while w.spent:
-        at = w.spent
-        w.spent = w.waits[at].next
-        w.waits[at].next = w.waits_free
-        w.waits_free = at

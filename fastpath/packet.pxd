@@ -27,6 +27,7 @@ cpdef enum Verdict:
     ECHO                  # LCP echo or discard, dealt with by the worker
     HELLO                 # L2TP HELLO acknowledged by the worker while control is away
     ACK                   # a GRE acknowledgment without payload
+    JOINED                # a fragment that became part of a packet, or an empty one
     OFFERED               # a PADI that the worker answered, or will
     HANDED                # given to the worker that owns the session
     FRAGMENTED            # sent as several IP fragments (DF clear)
@@ -39,6 +40,14 @@ cpdef enum Verdict:
     DROP_PEER             # the id is another peer's or another tunnel's
     DROP_NOT_OPEN         # user data before the link is open
     DROP_SEQUENCE         # a duplicate, or later than its successor
+    DROP_LATE             # a fragment that came after it was given up, or the same again
+    DROP_LOST             # a fragment of a packet of which another was lost
+    DROP_OVERDUE          # a fragment of a packet of which another did not come in time
+    DROP_BEGIN            # a fragment of a packet without its beginning
+    DROP_END              # a fragment of a packet that had not ended when the next began
+    DROP_MRRU             # a fragment of a packet larger than the MRRU, or of more fragments than may wait
+    DROP_WAITS            # a fragment for which there is no cell, or that is larger
+    DROP_LINK             # a bundle without a link to send by
     DROP_CLEAR            # user data in clear where it must be encrypted
     DROP_CIPHER           # encrypted, and cannot be read
     DROP_COHERENCY        # encrypted, and packets before it were lost: nothing can be read before a flushed one

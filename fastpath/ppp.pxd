@@ -10,6 +10,7 @@ from .bytes cimport load16
 cdef enum:
     PPP_IP = 0x0021
     PPP_BRIDGED = 0x0031      # Ethernet (RFC 3518)
+    PPP_MP = 0x003D           # a fragment (RFC 1990)
     PPP_IPV6 = 0x0057
     PPP_COMP = 0x00FD         # compressed or, here, encrypted (RFC 1962, RFC 3078)
     PPP_LCP = 0xC021

@@ -15,9 +15,10 @@ from .cipher cimport STATE_FLUSH, CipherState
 from .encap cimport push_frame
 from .encrypt cimport cipher_of, push_encrypted, room
 from .l2tp cimport L2TP_L
-from .packet cimport DROP_CLEAR, DROP_LENGTH, DROP_NO_SESSION, DROP_NO_TUNNEL, DROP_PUNT, DROP_RATE, DROP_SHORT, HELLO, PUNT
+from .packet cimport DROP_CLEAR, DROP_LENGTH, DROP_NO_SESSION, DROP_NO_TUNNEL, DROP_PUNT, DROP_RATE, DROP_SHORT, HELLO, KIND_BUNDLE, PUNT
 from .port cimport count, full, push, same_peer, scratch, transmit
 from .ppp cimport PPP_COMP, PPP_IP
+from .split cimport reserve, split
 from .stage cimport STAGE_LOOP, STAGE_PUNT, Stage, carried, enter, in_kernel, out_of_kernel
 from .sys cimport (EINTR, MSG_DONTWAIT, SIOCOUTQ, errno, ioctl, iovec, load_acquire8, load_acquire64, mmsghdr, recvmmsg, sendmmsg)
 from .table cimport CONFIG_ENCRYPT, CONFIG_REQUIRE, FREE, RETIRED, TEMPLATE, Config, Path, Session, Tunnel, config_of
@@ -271,9 +272,13 @@ cdef void obey(Worker* w, PuntHeader* h, uint8_t* body) noexcept nogil:
             cipher.flags |= STATE_FLUSH
     elif h.kind == PUNT_PPP and PPP_IP <= h.protocol < PPP_COMP and c.flags & (CONFIG_ENCRYPT | CONFIG_REQUIRE):
         if c.flags & CONFIG_ENCRYPT:
+            reserve(w, h.length)
             push_encrypted(w, s, c, 0, 0, h.protocol, room(w, h.length), 0, body, h.length)
         else:
             count(w, DROP_CLEAR, 1)
+    elif h.kind == PUNT_PPP and s.kind == KIND_BUNDLE:
+        reserve(w, h.length)
+        split(w, s, c, 0, 0, h.protocol, scratch(w.out) + TEMPLATE + 4, 0, body, h.length)
     elif h.kind == PUNT_PPP:
         information = scratch(w.out) + TEMPLATE + 4
         head = push_frame(information, h.protocol, s, c, h.length)

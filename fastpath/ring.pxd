@@ -14,11 +14,18 @@ from .worker cimport Worker
 cdef enum:
     RING = 2048               # descriptors, a power of two
 
+cdef enum Way:                # where a packet that was handed over goes on
+    WAY_UP = 0                # received for a session: from order
+    WAY_DOWN = 1              # read for a session: from encap
+    WAY_JOIN = 2              # received by a link for its bundle: from join
+    WAY_LINK = 3              # sent by a bundle: to the link's encapsulation
+    WAYS = 4
+
 cdef struct Handed:
     Packet packet
     uint32_t* refs            # of the buffer that holds it
     uint32_t generation
-    uint8_t down              # which direction it was going
+    uint8_t way
 
 cdef struct Ring:
     uint32_t head             # next to read: consumer's
@@ -29,7 +36,7 @@ cdef struct Ring:
     Handed slots[RING]
 
 
-cdef inline bint ring_put(Ring* r, const Packet* p, uint32_t* refs, uint32_t generation, uint8_t down) noexcept nogil:
+cdef inline bint ring_put(Ring* r, const Packet* p, uint32_t* refs, uint32_t generation, uint8_t way) noexcept nogil:
     """Hand a packet over; False when the ring is full. The caller has counted it in refs."""
     cdef Handed* h
     if r.tail - r.seen >= RING:
@@ -40,7 +47,7 @@ cdef inline bint ring_put(Ring* r, const Packet* p, uint32_t* refs, uint32_t gen
     h.packet = p[0]
     h.refs = refs
     h.generation = generation
-    h.down = down
+    h.way = way
     store_release32(&r.tail, r.tail + 1)
     return True
 
@@ -57,12 +64,12 @@ cdef inline void ring_drop(Ring* r, uint32_t n) noexcept nogil:
     store_release32(&r.head, r.head + n)
 
 
-cdef inline bint lend(Worker* w, const Packet* p, uint32_t* refs, Session* s, uint8_t down) noexcept nogil:
+cdef inline bint lend(Worker* w, const Packet* p, uint32_t* refs, Session* s, uint8_t way) noexcept nogil:
     """Hand a packet to the worker that owns its session, and lend the buffer. False: the ring is full, or there is no such worker."""
     if s.owner >= w.workers:
         return False
     add_relaxed32(refs, 1)          # before the other can see it: it may be done with it at once
-    if not ring_put(<Ring*>w.others[s.owner].rings[w.index], p, refs, s.generation, down):
+    if not ring_put(<Ring*>w.others[s.owner].rings[w.index], p, refs, s.generation, way):
         sub_release32(refs, 1)
         return False
     w.woken |= 1 << s.owner

@@ -22,13 +22,14 @@ cpdef enum Stage:
     STAGE_DECAP
     STAGE_ORDER
     STAGE_LINK
+    STAGE_JOIN
     STAGE_DECRYPT
     STAGE_BRIDGE          # Ethernet frames, both ways
     STAGE_ADMIT
     STAGE_DELIVER
     STAGE_COLLECT
     STAGE_ROUTE
-    STAGE_ENCAP           # cut and encap are one loop
+    STAGE_ENCAP           # cut, encap and split are one loop
     STAGE_ENCRYPT         # in transmit, all at once
     STAGE_TRANSMIT
     STAGE_RING            # taking packets that other workers handed over

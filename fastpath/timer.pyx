@@ -10,6 +10,7 @@ from libc.string cimport memcpy
 
 from .bytes cimport load16, load32, store16, store32
 from .encap cimport push_frame
+from .join cimport wait_anew
 from .order cimport FLOWING, WAITING
 from .packet cimport ECHO, Packet
 from .port cimport count, full, push, scratch, transmit
@@ -46,6 +47,8 @@ cdef void rearm_all(Worker* w) noexcept nogil:
             s.waiting = s.waits = 0
             if s.rx_flow == WAITING:
                 s.rx_flow = FLOWING
+            if s.bundle == slot:
+                wait_anew(&w.table.bundles[slot])
             if state == OPEN and config_of(s).keepalive:
                 arm(w, slot, s, w.tick + 1 + slot * <uint32_t>2654435761U % (3 * SECOND))
 

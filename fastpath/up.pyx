@@ -1,9 +1,10 @@
-"""up: receive -> decap -> order -> link -> decrypt -> admit -> deliver, one batch at a time.
+"""up: receive -> decap -> order -> link -> join -> decrypt -> admit -> deliver, one batch at a time.
 
 receive   datagrams into buffers, each of them a packet of the batch
 decap     in decap.pyx: the tunnel's header -> session
 order     in order.pyx: sequenced sessions, never later than its successor
 link      PPP header -> user data of an open family goes on, echoes are dealt with, all else to control
+join      in join.pyx: fragments of a bundle become packets
 decrypt   in decrypt.pyx: what is encrypted (RFC 3078)
 bridge    in bridge.pyx: Ethernet frames go to the TAP of their session, and no further
 admit     well-formed inner IP, own source address, ECN, MSS, counters; IPv6 of link scope to control
@@ -16,27 +17,29 @@ from libc.string cimport memset
 from .ack cimport pay_due
 from .bridge cimport BRIDGE_OPEN, bridge_up
 from .bytes cimport load32, load_key
+from .cells cimport free_spent
 from .coalesce cimport coalesce
 from .decap cimport decap, squeeze
 from .decrypt cimport decrypt
 from .ecn cimport ecn_decap
 from .flows cimport onward, straight
 from .ip cimport IP4_SOURCE, IP6_SOURCE, read_headers
+from .join cimport ENDED, GOES_ON, Gone, join, join_due, join_rest, to_bundle
 from .mss cimport clamp_mss
-from .order cimport free_spent, order, order_due, order_rest
+from .order cimport order, order_due, order_rest
 from .packet cimport (DROP_CIPHER, DROP_CLEAR, DROP_ECN, DROP_INNER, DROP_IP, DROP_NOT_OPEN, DROP_SCOPE, DROP_SHORT, DROP_SOLICIT,
-                      DROP_SPOOF, FLAG_V6, PASS, UP, Packet, forward)
+                      DROP_SPOOF, FLAG_V6, KIND_BUNDLE, PASS, UP, Packet, forward)
 from .port cimport count, drop, receive
-from .ppp cimport PPP_BRIDGED, PPP_COMP, PPP_IP, PPP_IPV6, PPP_LCP, pull_ppp
+from .ppp cimport PPP_BRIDGED, PPP_COMP, PPP_IP, PPP_IPV6, PPP_LCP, PPP_MP, pull_ppp
 from .punt cimport punt_out, punt_ppp
 from .scope cimport is_solicitation, of_link
-from .stage cimport (STAGE_ADMIT, STAGE_DECAP, STAGE_DECRYPT, STAGE_DELIVER, STAGE_LINK, STAGE_LOOP, STAGE_ORDER, STAGE_RECEIVE, STAGE_RING,
+from .stage cimport (STAGE_ADMIT, STAGE_DECAP, STAGE_DECRYPT, STAGE_DELIVER, STAGE_JOIN, STAGE_LINK, STAGE_LOOP, STAGE_ORDER, STAGE_RECEIVE, STAGE_RING,
                      carried, enter, in_kernel, out_of_kernel)
 from .sys cimport iovec, load_acquire8, virtio_net_hdr, writev
 from .table cimport (CONFIG_ADMIT_ANY, CONFIG_CLAMP_MSS, CONFIG_DECRYPT, CONFIG_IP, CONFIG_IPV6, CONFIG_REQUIRE, OPEN, Config, Session,
                      by_address)
 from .timer cimport answer_echo
-from .worker cimport BATCH, BUFFER, BURST, HEADROOM, Listener, Receive, Worker
+from .worker cimport BATCH, BUFFER, BURST, HEADROOM, JOIN_ROOM, Listener, Receive, Worker
 
 cdef enum:
     IPPROTO_TCP = 6
@@ -81,9 +84,7 @@ cdef int up(Worker* w, Listener* l) noexcept nogil:
     if w.count:
         stages(w, l)
     enter(w, STAGE_LOOP, 0)
-    punt_out(w)                     # the frames lie in the buffers that the next receive fills, or in cells
-    if w.spent:
-        free_spent(w)
+    give_back(w)
     return n
 
 
@@ -113,6 +114,24 @@ cdef void after_decap(Worker* w) noexcept nogil:
 cdef void after_order(Worker* w) noexcept nogil:
     enter(w, STAGE_LINK, w.count)
     link(w)
+    enter(w, STAGE_JOIN, w.fragments)
+    join_through(w)
+
+
+cdef void join_through(Worker* w) noexcept nogil:
+    join(w)
+    after_join(w)
+    while w.pieces_at < w.pieces_count:
+        w.count = 0
+        if w.joined_used > JOIN_ROOM // 2:
+            punt_out(w)             # what it holds for control
+            w.joined_used = 0
+        enter(w, STAGE_JOIN, 0)
+        join_rest(w)
+        after_join(w)
+
+
+cdef void after_join(Worker* w) noexcept nogil:
     enter(w, STAGE_DECRYPT, w.encrypted)
     decrypt(w)
     if w.bridged:
@@ -136,17 +155,55 @@ cdef void up_due(Worker* w) noexcept nogil:
         carried(w, STAGE_ORDER, w.count)
         after_order(w)
     enter(w, STAGE_LOOP, 0)
+    give_back(w)
+
+
+cdef void up_overdue(Worker* w) noexcept nogil:
+    """Fragments that waited in vain for others: what they held up."""
+    while True:
+        w.count = 0
+        enter(w, STAGE_JOIN, 0)
+        join_due(w)
+        if w.count == 0:
+            break
+        carried(w, STAGE_JOIN, w.count)
+        after_join(w)
+        give_back(w)
+    enter(w, STAGE_LOOP, 0)
+    give_back(w)
+
+
+cdef void give_back(Worker* w) noexcept nogil:
+    """The end of what a receive brought: frames for control, which lie in its buffers, leave; cells and room for packets are free."""
     punt_out(w)
-    free_spent(w)
+    if w.spent:
+        free_spent(w)
+    w.joined_used = 0
 
 
 cdef void up_handed(Worker* w) noexcept nogil:
     """Packets that other workers received for sessions of ours, already in the batch."""
     after_decap(w)
     enter(w, STAGE_RING, 0)
-    punt_out(w)
-    if w.spent:
-        free_spent(w)
+    give_back(w)
+    w.count = 0
+
+
+cdef void up_joined(Worker* w) noexcept nogil:
+    """What links of other workers received for bundles of ours, already in the batch: fragments, and user data in one piece."""
+    cdef int i
+    cdef bint dirty = False
+    enter(w, STAGE_JOIN, w.count)
+    for i in range(w.count):
+        if w.batch[i].protocol == PPP_MP:
+            w.fragments += 1
+        elif not passes(w, &w.batch[i]):
+            dirty = True
+    if dirty:
+        squeeze(w)
+    join_through(w)
+    enter(w, STAGE_RING, 0)
+    give_back(w)
     w.count = 0
 
 
@@ -157,6 +214,7 @@ cdef void link(Worker* w) noexcept nogil:
     cdef Session* s = NULL
     cdef Config* c = NULL         # of a run of packets, whose session is looked at once
     cdef bint dirty = False, open = False, plain = False
+    cdef Gone gone
     for i in range(w.count):
         p = &w.batch[i]
         if p.config != c:
@@ -178,26 +236,58 @@ cdef void link(Worker* w) noexcept nogil:
             forward(p, at)
         if p.protocol == PPP_IP and plain:
             continue
-        if p.protocol == PPP_IPV6 and open and p.config.flags & (CONFIG_IPV6 | CONFIG_REQUIRE) == CONFIG_IPV6:
+        if is_user_data(w, p, open):
             continue
-        if p.protocol == PPP_BRIDGED and open and p.config.bridge & BRIDGE_OPEN and not p.config.flags & CONFIG_REQUIRE:
-            w.bridged += 1
-            continue
-        if p.protocol == PPP_COMP and open and p.config.flags & CONFIG_DECRYPT:
-            w.encrypted += 1
-            continue
+        if s.bundle:
+            gone = to_bundle(w, p)
+            if gone == ENDED:
+                dirty = True
+                continue
+            if gone == GOES_ON:
+                if p.protocol != PPP_MP and not passes(w, p):
+                    dirty = True
+                continue
         dirty = True
-        if p.protocol in (PPP_IP, PPP_IPV6, PPP_BRIDGED):
-            drop(w, p, DROP_CLEAR if open and p.config.flags & CONFIG_REQUIRE else DROP_NOT_OPEN)
-        elif p.protocol == PPP_COMP:
-            drop(w, p, DROP_CIPHER if open else DROP_NOT_OPEN)
-        elif p.protocol == PPP_LCP and open and answer_echo(w, p):
-            p.verdict = UP
-        else:
-            punt_ppp(w, p.data, p.length, p.slot, s, p.protocol)
-            p.verdict = UP
+        aside(w, p, open)
     if dirty:
         squeeze(w)
+
+
+cdef inline bint is_user_data(Worker* w, const Packet* p, bint open) noexcept nogil:
+    """Whether a packet is of an open family, a frame of an open bridge, or encrypted."""
+    if p.protocol == PPP_IP and open and p.config.flags & (CONFIG_IP | CONFIG_REQUIRE) == CONFIG_IP:
+        return True
+    if p.protocol == PPP_IPV6 and open and p.config.flags & (CONFIG_IPV6 | CONFIG_REQUIRE) == CONFIG_IPV6:
+        return True
+    if p.protocol == PPP_BRIDGED and open and p.config.bridge & BRIDGE_OPEN and not p.config.flags & CONFIG_REQUIRE:
+        w.bridged += 1
+        return True
+    if p.protocol == PPP_COMP and open and p.config.flags & CONFIG_DECRYPT:
+        w.encrypted += 1
+        return True
+    return False
+
+
+cdef void aside(Worker* w, Packet* p, bint open) noexcept nogil:
+    """A packet that is no user data of an open session: an echo, or control's, or nobody's."""
+    if p.protocol in (PPP_IP, PPP_IPV6, PPP_BRIDGED):
+        drop(w, p, DROP_CLEAR if open and p.config.flags & CONFIG_REQUIRE else DROP_NOT_OPEN)
+    elif p.protocol == PPP_COMP:
+        drop(w, p, DROP_CIPHER if open else DROP_NOT_OPEN)
+    elif p.protocol == PPP_LCP and open and p.session.kind != KIND_BUNDLE and answer_echo(w, p):
+        p.verdict = UP
+    else:
+        punt_ppp(w, p.data, p.length, p.slot, p.session, p.protocol)
+        p.verdict = UP
+
+
+cdef bint passes(Worker* w, Packet* p) noexcept nogil:
+    """Whether a bundle's packet, PPP's header taken off, goes on as user data; else it has come to its end."""
+    cdef bint open = load_acquire8(&p.session.state) == OPEN
+    if is_user_data(w, p, open):
+        return True
+    aside(w, p, open)
+    return False
 
 
 cdef inline bint owns(Worker* w, Packet* p) noexcept nogil:

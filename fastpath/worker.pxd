@@ -25,6 +25,7 @@ cdef enum:
     BURST = 128               # datagrams that one receive can hold (UDP_SEGMENT's own limit)
     WAITS = 16384             # cells of packets that wait for one before them
     WINDOW = 256              # packets of one session that may wait, at most
+    JOIN_ROOM = 1048576       # octets of packets that were put together in one pass
     ARENAS = 8                # of TUN reads; one in use, the rest lent
     ARENA = 262144            # octets: a super-packet of 64 KiB always fits behind three others
     SEGMENTS = 1024           # datagrams of one flush
@@ -54,7 +55,7 @@ cdef struct Loan:
     uint32_t refs
     uint8_t pad[60]
 
-# A packet that waits for one before it, in a cell.
+# A packet that waits for another, in a cell.
 cdef struct Wait:
     Packet packet
     uint32_t sequence         # of L2TP's number the low half
@@ -63,6 +64,12 @@ cdef struct Wait:
     uint32_t older            # of all that wait
     uint32_t newer
     uint64_t since            # ns
+    bint lies                 # where it was received: a fragment of this batch
+
+# All that wait for the same kind of thing, by age; 0: none does.
+cdef struct Ages:
+    uint32_t oldest
+    uint32_t newest
 
 # What waits to be sent: one datagram each, as one or two pieces in Out.iov.
 cdef struct Segment:
@@ -140,6 +147,7 @@ cdef struct Worker:
     uint64_t spin_ns
     uint32_t window           # how far ahead of what is missing a packet may be, and wait
     uint64_t window_ns        # how long it may; 0: not at all
+    uint64_t join_ns          # how long a fragment may wait for the rest of its packet, and for those before it
     uint32_t stop
     # stage timers (stage.pxd)
     uint8_t profiling         # somebody looks, as of this pass
@@ -182,9 +190,18 @@ cdef struct Worker:
     uint8_t* wait_cells       # WAITS * CELL
     uint32_t waits_used       # how many were ever in use
     uint32_t waits_free       # first of those that are free again
-    uint32_t oldest           # of those that wait, 0: none does
-    uint32_t newest
+    uint32_t waits_out        # how many are in use
+    Ages ordered              # packets of sequenced sessions
+    Ages joining              # fragments
     uint32_t spent            # first of those whose packet went on in this pass
+    uint32_t fragments        # of the batch, for join
+    Packet pieces[BATCH]      # the rest of a batch in which a fragment is not a whole packet
+    int pieces_at
+    int pieces_count
+    uint16_t lying[BATCH]     # cells taken by fragments of this batch
+    int lies
+    uint8_t* joined           # JOIN_ROOM: packets put together
+    uint32_t joined_used
     Receive receive[BUFFERS]
     int taken[RECEIVES]       # buffers that the last recvmmsg filled
     Loan buffer_loans[BUFFERS]

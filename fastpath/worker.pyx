@@ -17,7 +17,8 @@ from .packet cimport DROP_NO_SESSION, DROP_NOT_OPEN, PASS, VERDICTS, Packet
 from .packetring cimport close_tx, open_tx
 from .port cimport count, prepare, transmit
 from .punt cimport control_lives, prepare_punts, punt_in, punt_out
-from .ring cimport RING, Handed, Ring, ring_drop, ring_peek
+from .ring cimport RING, WAY_DOWN, WAY_JOIN, WAY_UP, WAYS, Handed, Ring, ring_drop, ring_peek
+from .split cimport down_links
 from .stage cimport STAGE_LOOP, STAGE_PUNT, STAGE_RING, STAGE_SLEEP, STAGE_WHEEL, enter, in_kernel, look, out_of_kernel
 from .sys cimport (CLOCK_MONOTONIC, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLERR, EPOLLHUP, EPOLLIN, MADV_HUGEPAGE, MAP_ANONYMOUS,
                    MAP_PRIVATE, PROT_READ, PROT_WRITE, clock_gettime, close, epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd,
@@ -25,7 +26,7 @@ from .sys cimport (CLOCK_MONOTONIC, EFD_CLOEXEC, EFD_NONBLOCK, EPOLL_CLOEXEC, EP
                    store_release64, sub_release32, timespec, unpoison, write)
 from .table cimport FREE, OPEN, RETIRED, STAGES, TICK_NS, Session, Tables, WorkerRecord
 from .timer cimport rearm_all, turn
-from .up cimport up, up_due, up_handed
+from .up cimport up, up_due, up_handed, up_joined, up_overdue
 
 cdef enum:
     CLOCK_THREAD_CPUTIME_ID = 3
@@ -93,8 +94,8 @@ cdef void settle(Worker* w) noexcept nogil:
 
 
 cdef int take_handed(Worker* w, Ring* r) noexcept nogil:
-    """Up to half a batch of what one other worker handed us, each direction on its way; then their buffers go back."""
-    cdef int n = 0, direction
+    """Up to half a batch of what one other worker handed us, each on its way; then their buffers go back."""
+    cdef int n = 0, way
     cdef Handed* h
     cdef Session* s
     cdef uint32_t ahead
@@ -103,28 +104,34 @@ cdef int take_handed(Worker* w, Ring* r) noexcept nogil:
     if n == 0:
         return 0
     enter(w, STAGE_RING, n)
-    for direction in range(2):
+    for way in range(<int>WAYS):
         w.count = 0
         for ahead in range(<uint32_t>n):
             h = ring_peek(r, ahead)
-            if h.down != direction:
+            if h.way != way:
                 continue
             s = h.packet.session
             # The state first: the generation read after it is at least as new, and whoever is in the slot stays for this pass.
             if load_acquire8(&s.state) in (FREE, RETIRED) or s.generation != h.generation:
                 count(w, DROP_NO_SESSION, 1)
                 continue
-            if direction and load_acquire8(&s.state) != OPEN:         # it was when the packet was read; upward, link looks at this
+            if way == WAY_DOWN and load_acquire8(&s.state) != OPEN:         # it was when the packet was read; upward, link looks at this
                 count(w, DROP_NOT_OPEN, 1)
                 continue
             w.batch[w.count] = h.packet
             w.batch[w.count].verdict = PASS
             w.batch[w.count].config = &s.config[load_acquire8(&s.active) & 1]
             w.count += 1
-        if w.count and direction:
-            down_handed(w)
-        elif w.count:
+        if w.count == 0:
+            continue
+        if way == WAY_UP:
             up_handed(w)
+        elif way == WAY_DOWN:
+            down_handed(w)
+        elif way == WAY_JOIN:
+            up_joined(w)
+        else:
+            down_links(w)
     transmit(w)                       # what goes down still lies in the lender's buffers
     for ahead in range(<uint32_t>n):
         sub_release32(ring_peek(r, ahead).refs, 1)
@@ -168,9 +175,15 @@ cdef int wait(Worker* w, epoll_event* events, int timeout_ms) noexcept nogil:
 
 
 cdef int until_due(Worker* w) noexcept nogil:
-    """Milliseconds until the oldest of the packets that wait may wait no longer."""
-    cdef uint64_t waited = w.now_ns - w.waits[w.oldest].since
-    return <int>((w.window_ns - waited) // 1000000 + 1) if waited < w.window_ns else 0
+    """Milliseconds until the oldest of the packets that wait may wait no longer, at most 100."""
+    cdef uint64_t least = 100000000, waited
+    if w.ordered.oldest:
+        waited = w.now_ns - w.waits[w.ordered.oldest].since
+        least = min(least, w.window_ns - waited if waited < w.window_ns else 0)
+    if w.joining.oldest:
+        waited = w.now_ns - w.waits[w.joining.oldest].since
+        least = min(least, w.join_ns - waited if waited < w.join_ns else 0)
+    return <int>((least + 999999) // 1000000)
 
 
 cdef void forsake(Worker* w, uint64_t token) noexcept nogil:
@@ -250,7 +263,7 @@ cdef void run(Worker* w) noexcept nogil:
                 out_of_kernel(w, since)
             else:
                 timeout = min(100 - <int>(w.now_ns % <uint64_t>TICK_NS // 1000000), next_answer(w))
-                if w.oldest:
+                if w.ordered.oldest or w.joining.oldest:
                     timeout = min(timeout, until_due(w))
                 if w.tx.marked:           # the device was full
                     timeout = 1
@@ -281,8 +294,10 @@ cdef void run(Worker* w) noexcept nogil:
                     last_user = w.now_ns
         if w.workers > 1 and take_rings(w):
             last_user = w.now_ns
-        if w.oldest and w.now_ns - w.waits[w.oldest].since >= w.window_ns:
+        if w.ordered.oldest and w.now_ns - w.waits[w.ordered.oldest].since >= w.window_ns:
             up_due(w)
+        if w.joining.oldest and w.now_ns - w.waits[w.joining.oldest].since >= w.join_ns:
+            up_overdue(w)
         if hot >> READY_PUNT & 1 and punt_in(w) == 0:
             hot &= ~(<uint64_t>1 << READY_PUNT)
         hot &= ~(<uint64_t>1 << READY_WAKE)
@@ -312,13 +327,14 @@ cdef class Forwarder:
     merge      super-packets that may be written to the inner port: 0 none, 1 TCP, 2 TCP and UDP
     window     how many packets ahead of one that is missing a sequenced session's may be, and wait for it; 1: none waits
     window_ns  how long they wait; 0: they do not
+    join_ns    how long a fragment of multilink waits for others at most, when it is not known that they are lost
     """
     cdef Tables tables
     cdef Worker* workers[WORKERS]
     cdef readonly int count
 
     def __init__(self, Tables tables, list workers, *, uint64_t spin_ns=50000, bint gso=True, int merge=2, uint32_t window=32,
-                 uint64_t window_ns=20000000):
+                 uint64_t window_ns=20000000, uint64_t join_ns=100000000):
         if not 0 < len(workers) <= WORKERS or len(workers) > tables.workers:
             raise ValueError(f"{len(workers)} workers; the tables file has room for {tables.workers}, this program for {WORKERS}")
         if not 0 < window <= WINDOW:
@@ -329,7 +345,7 @@ cdef class Forwarder:
             self.count += 1
             open_ports(self.workers[i], ports, gso)
             self.workers[i].spin_ns, self.workers[i].merge = spin_ns, merge
-            self.workers[i].window, self.workers[i].window_ns = window, window_ns
+            self.workers[i].window, self.workers[i].window_ns, self.workers[i].join_ns = window, window_ns, join_ns
         for i in range(self.count):
             for k in range(self.count):
                 self.workers[i].others[k] = self.workers[k]
@@ -400,6 +416,7 @@ cdef class Forwarder:
             close_tx(&self.workers[i].tx)
             munmap(self.workers[i].waits, WAITS * sizeof(Wait))
             munmap(self.workers[i].wait_cells, <size_t>WAITS * CELL)
+            munmap(self.workers[i].joined, JOIN_ROOM)
             munmap(self.workers[i].orders, PUNTS * FRAME)
             munmap(self.workers[i].alternate, ALTERNATE)
             munmap(self.workers[i].cipher_room, CIPHER_ROOM)
@@ -436,6 +453,7 @@ cdef Worker* new_worker(Tables tables, int index, int workers) except NULL:
     w.cells = <uint8_t*>pages(<size_t>CELLS * CELL)
     w.waits = <Wait*>pages(WAITS * sizeof(Wait))
     w.wait_cells = <uint8_t*>pages(<size_t>WAITS * CELL)
+    w.joined = <uint8_t*>pages(JOIN_ROOM)
     w.table, w.record = &tables.table, &tables.table.workers[index]
     w.index, w.workers = index, workers
     w.buffers = <uint8_t*>pages(<size_t>BUFFERS * BUFFER)

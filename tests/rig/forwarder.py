@@ -72,7 +72,7 @@ class Bench:
     """`workers` workers, one listener on 127.0.0.1, sessions of a peer whose socket is `peer`."""
 
     def __init__(self, path, workers: int = 1, *, max_sessions: int = 1000, gso: bool = True, merge: int = 2, spin_ns: int = 0,
-                 reuse: tuple[str, int] | None = None, held: tuple[int, ...] = (), window_ns: int = 20_000_000,
+                 reuse: tuple[str, int] | None = None, held: tuple[int, ...] = (), window_ns: int = 20_000_000, join_ns: int = 100_000_000,
                  frames: socket.socket | None = None, express: bool = False):
         """`held` are workers that the test starts itself (`threads`), `frames` is a packet socket for the first. `express`: the wire is
         the concentrator's own sockets, bound to all addresses."""
@@ -127,7 +127,8 @@ class Bench:
         enlarge(self.peer)
         self.peer.bind(("127.0.0.1", 0))
         self.peer.settimeout(5)
-        self.forwarder = worker.Forwarder(self.tables, ports, spin_ns=spin_ns, gso=gso, merge=merge, window_ns=window_ns)
+        self.forwarder = worker.Forwarder(self.tables, ports, spin_ns=spin_ns, gso=gso, merge=merge, window_ns=window_ns,
+                                          join_ns=join_ns)
         self.threads = [threading.Thread(target=self.forwarder.run, args=(i,), daemon=True) for i in range(workers)]
         for i, t in enumerate(self.threads):
             if i not in held:
