@@ -18,8 +18,9 @@ from pydantic import ValidationError
 from .link import LEAST_IPV6_MTU
 from .listener import wire_ports
 from .mppe import YIELDING
-from .settings import SECRETS, Config, Key, Pppoe, Table
+from .settings import SECRETS, Config, Pppoe, Table
 from .tun import exists
+from .values import Key
 
 PLACES = (Path("headrace.toml"), Path("/etc/headrace/headrace.toml"))
 PORTS, SERVICES, LISTED = 16, 63, 2048          # that a worker can have (fastpath/service.pxd)

@@ -12,7 +12,8 @@ import socket
 import struct
 import sys
 
-from .settings import WORKERS, Concentrator
+from .settings import Concentrator
+from .values import WORKERS
 
 IFF_TUN, IFF_MULTI_QUEUE, IFF_NO_PI, IFF_VNET_HDR = 0x0001, 0x0100, 0x1000, 0x4000
 TUNSETIFF, TUNSETOFFLOAD, TUNSETVNETHDRSZ = 0x400454CA, 0x400454D0, 0x400454D8
