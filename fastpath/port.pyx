@@ -14,7 +14,7 @@ from .bytes cimport load16, load32, store16, store32
 from .encrypt cimport run_ciphers
 from .nexthop cimport has_hop, transmit_framed
 from .stage cimport STAGE_TRANSMIT, Stage, enter, in_kernel, out_of_kernel
-from .sys cimport (AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, EINTR, EINVAL, EIO, EMSGSIZE,
+from .sys cimport (AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE,
                    IP_PKTINFO, IP_TOS, IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, IPV6_TCLASS, MSG_DONTWAIT, PACKET_AUXDATA, SOL_PACKET, SOL_UDP, TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID, UDP_GRO,
                    UDP_SEGMENT, cmsghdr, errno, in6_pktinfo, in_pktinfo, iovec, load_acquire32, mmsghdr, msghdr, poison, recvmmsg, sendmmsg,
                    sockaddr_in, sockaddr_in6, tpacket_auxdata, unpoison)
@@ -275,7 +275,7 @@ cdef int group(Worker* w, const Segment* s, int n) noexcept nogil:
 
 cdef void send_singly(Worker* w, Out* out, const Segment* s, int n) noexcept nogil:
     """The n datagrams from s on, each in a message of its own, without UDP_SEGMENT."""
-    cdef int i, sent, done = 0
+    cdef int i, sent, lost, done = 0
     for i in range(n):
         address_message(w, out, i, &s[i], 0)
         out.messages[i].msg_hdr.msg_iov = &out.iov[s[i].iov]
@@ -289,8 +289,9 @@ cdef void send_singly(Worker* w, Out* out, const Segment* s, int n) noexcept nog
             counted(w, s + done, sent, True)
             done += sent
         elif errno != EINTR:
-            counted(w, s + done, 1, False)
-            done += 1
+            lost = n - done if errno == EAGAIN else 1
+            counted(w, s + done, lost, False)
+            done += lost
 
 
 cdef int fill(Worker* w, Out* out, int first, int* starts) noexcept nogil:
@@ -352,6 +353,10 @@ cdef void transmit(Worker* w) noexcept nogil:
                 w.record.gso_failures += 1
                 send_singly(w, out, &out.segments[starts[done]], n)
                 break               # the messages are overwritten: build the rest anew
+            if errno == EAGAIN:         # the socket is full, for all of them
+                counted(w, &out.segments[starts[done]], starts[messages] - starts[done], False)
+                done = messages
+                break
             counted(w, &out.segments[starts[done]], n, False)
             done += 1
         first = starts[done + 1] if done < messages else starts[messages]

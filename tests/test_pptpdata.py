@@ -1,5 +1,6 @@
 """PPTP's data through a worker, without root: a SEQPACKET pair is the raw socket."""
 import struct
+import threading
 import time
 
 import pytest
@@ -133,6 +134,27 @@ def test_a_super_packet_is_cut_into_numbered_packets(bench):
         assert payload == b"\xff\x03" + IP + tcp("10.0.0.1", "10.67.0.2", data[1000 * i:1000 * (i + 1)], 1000 + 1000 * i, ident=1 + i)
     assert bench.wait_verdict("DOWN", 11) == 11
     assert bench.tables.worker_records()["gso_sends"][0] == 0
+
+
+def test_a_full_socket_is_tried_once_a_flush(bench):
+    bench.call()
+    whole = tcp("10.0.0.1", "10.67.0.2", bytes(44 * 1000), 1000)
+    writes = lost = 0
+    pause = threading.Event()
+    while not lost and writes < 1000:           # nobody reads
+        bench.inner_write(whole, flags=NEEDS_CSUM, gso=TCPV4, size=1000, start=20, offset=16)
+        writes += 1
+        for _ in range(2500):
+            if sum(bench.verdicts().get(name, 0) for name in ("DOWN", "DROP_WIRE")) >= 44 * writes:
+                break
+            pause.wait(0.002)
+        lost = bench.verdicts().get("DROP_WIRE", 0)
+    assert lost
+    before = int(bench.tables.worker_records()["sends"][0])
+    for _ in range(10):
+        bench.inner_write(whole, flags=NEEDS_CSUM, gso=TCPV4, size=1000, start=20, offset=16)
+    bench.wait_verdict("DROP_WIRE", lost + 440)
+    assert int(bench.tables.worker_records()["sends"][0]) - before <= 10
 
 
 def test_fragments_too(bench):
