@@ -254,9 +254,10 @@ class Sessions(dict[int, Session]):
         profile = self.authority.profile(secret, service.table_of(session.call).default_profile)
         self.give_back(session)         # authenticated anew: it gets its address again, if that is still what it should have
         fixed = self.authority.fixed_address(secret, profile)
-        for other in self.names.of(account):
+        alone = profile.only_one == "yes"
+        for other in self.names.of(account) if alone or fixed or secret.remote_ipv6_prefix else ():       # thousands may share an account
             same = (fixed and other.address == fixed) or (secret.remote_ipv6_prefix and other.prefix == secret.remote_ipv6_prefix)
-            if other is not session and (profile.only_one == "yes" or same):
+            if other is not session and (alone or same):
                 self.lose(other, Reason("admin", "replaced", f"user {user!r} came in again from {session.caller_id}"), now)
         verdict = self.bridging(session, profile, self.authority.grant(secret, profile, account, message, event), now)
         if isinstance(verdict, Reject):
