@@ -83,7 +83,8 @@ def steering(family: int, workers: int) -> Program:
     load, at, mask = ECN[family]
     address, port = SENDER[family]
     steps: list[tuple[int, int | str, int | str, int]] = [
-        (0x20, 0, 0, address), (0x07, 0, 0, 0), (0x28, 0, 0, port), (0x0C, 0, 0, 0), (0x94, 0, 0, workers),
+        (0x20, 0, 0, address), (0x07, 0, 0, 0), (0x28, 0, 0, port), (0x0C, 0, 0, 0),
+        (0x24, 0, 0, 0x9E3779B1), (0x74, 0, 0, 20), (0x94, 0, 0, workers),      # senders are often numbered in steps of 2 or 4
     ] if workers > 1 else [(0x00, 0, 0, 0)]
     steps += [
         (0x02, 0, 0, 0), (load, 0, 0, at), (0x45, "main", 0, mask),

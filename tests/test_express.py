@@ -61,6 +61,19 @@ def taker(sockets: list[socket.socket], sender: socket.socket, datagram: bytes) 
     return number
 
 
+@pytest.mark.parametrize("step", [1, 2, 4, 256])
+def test_every_worker_has_senders(step):
+    """Routers at the ends of many /30 have addresses 4 apart, and all send from one port: none of the workers may be left out."""
+    with opened("0.0.0.0", WORKERS) as (sockets, _):
+        where, port, found = ("127.0.0.1", sockets[0].getsockname()[1]), free_port(), [0] * WORKERS
+        for number in range(16):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                sender.bind((f"127.1.{(1 + number * step) >> 8}.{(1 + number * step) & 255}", port))
+                sender.connect(where)
+                found[taker(sockets, sender, MAIN["control"])] += 1
+    assert min(found) >= 1 and max(found) <= 8
+
+
 def mark(sender: socket.socket, tos: int) -> None:
     six = sender.family == socket.AF_INET6
     sender.setsockopt(*((socket.IPPROTO_IPV6, socket.IPV6_TCLASS) if six else (socket.IPPROTO_IP, socket.IP_TOS)), tos)
