@@ -28,7 +28,8 @@ cdef struct Waiting:
     uint8_t frame[ANSWER]
 
 cdef struct Discovery:
-    Asker askers[ASKERS]
+    Asker askers[ASKERS]      # who sends PADIs,
+    Asker takers[ASKERS]      # and PADRs
     uint32_t port_tokens[PORTS]
     uint32_t all_tokens
     uint32_t tell_tokens

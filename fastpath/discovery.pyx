@@ -7,7 +7,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from .offer cimport PADI, PADR, PADT, Tags, offered, push_pado, read_tags, right_cookie
-from .packet cimport (DROP_COOKIE, DROP_DISCOVERY, DROP_NO_SESSION, DROP_PADI, DROP_PEER, DROP_RATE, DROP_SERVICE, OFFERED, Packet, Verdict)
+from .packet cimport (DROP_COOKIE, DROP_DISCOVERY, DROP_LENGTH, DROP_NO_SESSION, DROP_PADI, DROP_PEER, DROP_RATE, DROP_SERVICE, OFFERED, Packet, Verdict)
 from .port cimport count, full, push, transmit
 from .pppoe cimport ETHERNET, ETHERTYPE_DISCOVERY, MAC, NETWORK, PPPOE, STATION, Pppoe, push_ethernet, push_pppoe
 from .punt cimport punt_pppoe
@@ -21,6 +21,7 @@ assert <int>PORTS == <int>LISTENERS
 
 cdef enum:
     MILLISECOND = 1000000     # ns
+    PADR_MOST = 1500          # octets of a PADR's tags; its PADS has them too, and more
 
 
 cdef void prepare_discovery(Discovery* d) noexcept nogil:
@@ -66,22 +67,27 @@ cdef void refill(Worker* w, Discovery* d) noexcept nogil:
     d.tell_tokens = TELL_A_TICK
 
 
-cdef bint may_ask(Worker* w, Discovery* d, const Services* offer, uint8_t port, const uint8_t* station) noexcept nogil:
-    """Whether a PADI is within what its station, its interface and all together may send. Budget: 40 ns."""
+cdef bint within_rate(Worker* w, Asker* askers, const Services* offer, uint8_t port, const uint8_t* station) noexcept nogil:
+    """Whether a station, and who shares its bucket, keeps to what one may send; then it is counted. Budget: 40 ns."""
     cdef Siphash h
     cdef Asker* a
     cdef uint32_t ticks, rate = offer.padi_station[port]
-    if d.port_tokens[port] < PADI_TOKENS or d.all_tokens < PADI_TOKENS:
-        return False
     siphash_begin(&h, offer.key)
     siphash_add(&h, station, STATION)
-    a = &d.askers[siphash_end(&h) & (ASKERS - 1)]
+    a = &askers[siphash_end(&h) & (ASKERS - 1)]
     ticks = min(w.tick - a.tick, <uint32_t>ASKER_BURST) if a.tick else <uint32_t>ASKER_BURST
     a.tick = w.tick
     a.tokens = <uint16_t>min(a.tokens + ticks * rate, ASKER_BURST * rate)
     if a.tokens < PADI_TOKENS:
         return False
     a.tokens -= PADI_TOKENS
+    return True
+
+
+cdef bint may_ask(Worker* w, Discovery* d, const Services* offer, uint8_t port, const uint8_t* station) noexcept nogil:
+    """Whether a PADI is within what its station, its interface and all together may send."""
+    if d.port_tokens[port] < PADI_TOKENS or d.all_tokens < PADI_TOKENS or not within_rate(w, d.askers, offer, port, station):
+        return False
     d.port_tokens[port] -= PADI_TOKENS
     d.all_tokens -= PADI_TOKENS
     return True
@@ -184,9 +190,11 @@ cdef void discover(Worker* w, Listener* l, const uint8_t* frame, int at, const P
         answer_padi(w, l, h.station, &t)
     elif h.code == PADR and h.session == 0 and read_tags(frame + at, h.length - at, &t) and t.service_name.at != NULL:
         offer = in_force(w)
-        if not right_cookie(offer.key, w.tick, l.path.port, h.station, &t):
+        if h.length - at > PADR_MOST:
+            count(w, DROP_LENGTH, 1)
+        elif not right_cookie(offer.key, w.tick, l.path.port, h.station, &t):
             count(w, DROP_COOKIE, 1)
-        elif w.greet_tokens == 0:
+        elif w.greet_tokens == 0 or not within_rate(w, (<Discovery*>w.discovery).takers, offer, l.path.port, h.station):
             count(w, DROP_RATE, 1)
         else:
             w.greet_tokens -= 1

@@ -181,6 +181,35 @@ def test_one_station_asks_so_often_and_no_more(bench):
     assert bench.wait_verdict("OFFERED", before + 1)
 
 
+def test_one_station_takes_so_often_and_no_more(bench):
+    """A cookie is good for a minute: who sends it again and again shall not take what control hears of all others."""
+    bench.tables.offer([INTERNET])
+    cookies = []
+    for sender in (HOST, OTHER):
+        bench.ethernet[0].send(padi(sender=sender))
+        cookies.append(heard(bench.ethernet_read())[2].values["ac_cookie"])
+    for n in range(100):
+        bench.ethernet[0].send(discovery("PADR", service_name=b"%d" % n, ac_cookie=cookies[0]))
+    bench.wait_verdict("DROP_RATE", 80)
+    bench.ethernet[0].send(discovery("PADR", sender=OTHER, service_name=b"", ac_cookie=cookies[1]))
+    heard_of = []
+    for _ in range(30):
+        if OTHER not in heard_of:
+            heard_of += [frame[5][3] for frame in bench.frames()]
+    assert 8 <= heard_of.count(HOST) <= 20 and heard_of.count(OTHER) == 1
+
+
+def test_what_a_pads_could_not_echo_is_not_put_to_control(bench):
+    """Where frames may be long; control's answer has all that the PADR has, and an error or our name."""
+    bench.tables.offer([INTERNET])
+    bench.ethernet[0].send(padi(sender=HOST))
+    cookie = heard(bench.ethernet_read())[2].values["ac_cookie"]
+    for length, heard_of in ((2000, 0), (1484, 0), (1483, 1)):
+        bench.ethernet[0].send(discovery("PADR", service_name=bytes(length), ac_cookie=cookie))
+        assert len(bench.frames(timeout=0.05 if not heard_of else 5.0)) == heard_of
+    assert bench.wait_verdict("DROP_LENGTH", 2) == 2
+
+
 def test_delayed_answers_come_late_in_order_and_are_bounded(bench):
     bench.tables.offer([INTERNET | {"delay": 80}])
     since = time.monotonic()
