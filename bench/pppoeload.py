@@ -27,10 +27,10 @@ BATCH = 256                             # frames in one turn
 class NoIds:
     """A host gives none."""
 
-    def take_call(self, peer: bytes) -> int | None:
+    def take_call(self, network: bytes, station: bytes) -> int | None:
         return None
 
-    def give_call(self, peer: bytes, session_id: int) -> None: ...
+    def give_call(self, network: bytes, session_id: int) -> None: ...
 
 
 class PppoeLoad(Load):

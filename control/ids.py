@@ -146,9 +146,10 @@ class Ids:
     def take_session(self, tunnel_id: int, peer: bytes) -> int | None:
         return self._take("l2tp", tunnel_id, peer)
 
-    def take_call(self, peer: bytes, service: str = "pptp") -> int | None:
-        """A call's, for this peer's address (pptpevents.CallIds), or for this network (pppoe.Ids)."""
-        return self._take(service, self.tables.peer_hash(peer), peer)
+    def take_call(self, peer: bytes, service: str = "pptp", station: bytes = b"") -> int | None:
+        """A call's, for this peer's address (pptpevents.CallIds), or for a station of this network (pppoe.Ids), whose others have no
+        part in what it does."""
+        return self._take(service, self.tables.peer_hash(peer), station or peer)
 
     def _take(self, service: str, tunnel_id: int, peer: bytes) -> int | None:
         if self._full(service) or self.strangers.refuses(peer, self.clock()):

@@ -72,8 +72,8 @@ class Settings:
 
 class Ids(Protocol):
     """Where session ids come from, unique in a network; they must not be handed out again soon."""
-    def take_call(self, peer: bytes) -> int | None: ...
-    def give_call(self, peer: bytes, session_id: int) -> None: ...
+    def take_call(self, network: bytes, station: bytes) -> int | None: ...      # for which host there
+    def give_call(self, network: bytes, session_id: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +292,7 @@ class Endpoint(Machine):
                     other.fire("Close", Reason("admin", "replaced", f"{mac.shown(path.peer)} began another session"), now)
         if offer.max_sessions and self._sessions[offer.name] >= offer.max_sessions:
             return self._refuse(path, answer, "ac_system_error", b"the service has all its sessions")
-        session_id = self.ids.take_call(mac.network(path.peer, path.port))
+        session_id = self.ids.take_call(mac.network(path.peer, path.port), path.peer)
         if not session_id:
             return self._refuse(path, answer, "ac_system_error", b"no room for another session")
         call = Call(self, path, CONCENTRATOR)

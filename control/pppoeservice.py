@@ -48,8 +48,8 @@ class Ids:
     def __init__(self, core: Any) -> None:
         self.core = core
 
-    def take_call(self, network: bytes) -> int | None:
-        return self.core.ids.take_call(network, "pppoe")
+    def take_call(self, network: bytes, station: bytes) -> int | None:
+        return self.core.ids.take_call(network, "pppoe", station)
 
     def give_call(self, network: bytes, session_id: int) -> None:
         self.core.ids.give_call(network, session_id, "pppoe")
@@ -133,7 +133,9 @@ class Pppoe(Service):
         return REFUSE if delay == "refuse" else round(delay * 1000)
 
     def follow_load(self) -> None:
-        """The delays depend on how many sessions there are."""
+        """The delays depend on how many sessions there are. While a worker holds up an offer, the tables have other services."""
+        if self.overdue is not None:
+            return
         for index, row in enumerate(self.rows):
             if len(row.table.pado_delay) > 1 and (delay := self.delay(row)) != self.delays[index]:
                 self.delays[index] = delay

@@ -99,14 +99,15 @@ class Ids:
     def __init__(self, room=1000):
         self.next, self.room, self.out = itertools.count(1), room, set()
 
-    def take_call(self, peer):
+    def take_call(self, network, station):
+        assert station[:mac.NETWORK] == network[:mac.NETWORK]
         if len(self.out) >= self.room:
             return None
-        self.out.add((peer, n := next(self.next)))
+        self.out.add((network, n := next(self.next)))
         return n
 
-    def give_call(self, peer, session_id):
-        self.out.remove((peer, session_id))
+    def give_call(self, network, session_id):
+        self.out.remove((network, session_id))
 
 
 INTERNET = (Offer("internet"),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 from headrace.control import mac, tags
@@ -30,7 +31,7 @@ SERVICE = {"interface": "eth1"}
 
 
 class NoIds:
-    def take_call(self, peer):
+    def take_call(self, network, station):
         raise AssertionError("a host gives no ids")
 
     give_call = take_call
@@ -428,3 +429,26 @@ class Taken:
 
 def test_mapped_addresses_are_no_stations():
     assert not mac.is_station(mapped(bytes((10, 0, 0, 1)))) and mac.is_station(mac.station(AC))
+
+
+def test_sessions_begin_while_an_offer_is_held_up(rig, monkeypatch):
+    """What the tables have is the offer before: no delay is told them by a place that it does not have."""
+    pppoe = rig.core.pppoe
+
+    def held_up(*_):
+        raise BlockingIOError("a worker has not passed a batch boundary")
+
+    services = [SERVICE | {"service-name": name, "pado-delay": {"0": 0, "1": "refuse"}} for name in "ab"]
+    with monkeypatch.context() as still:
+        still.setattr(pppoe, "core", SimpleNamespace(tables=SimpleNamespace(offer=held_up), clock=rig.core.clock))
+        pppoe.configure(configuration(server={"pppoe": services}))
+    assert pppoe.overdue and len(pppoe.rows) == 2
+    for number, row in enumerate(pppoe.rows):
+        peer = mac.station(bytes((2, 0, 0, 0, 1, number)))
+        asked = tags.encode("PADR", 0, {"service_name": row.table.service_name.encode()})
+        rig.core.frame((PuntKind.PUNT_PPPOE, 0, 0, 0, 0, (row.port, mac.station(AC), 0, peer, 0), asked), rig.now)
+    rig.core.flush(rig.now)
+    assert len(rig.core.sessions) == len(pppoe.calls) == 2
+    rig.core.tick(pppoe.overdue)
+    assert pppoe.overdue is None and pppoe.delays == [0xFFFF, 0xFFFF]
+    rig.tables.set_delay(1, 0)          # the tables have both now

@@ -4,6 +4,7 @@ from ipaddress import IPv4Address, IPv6Address
 from random import Random
 
 import pytest
+from headrace.control import mac
 from headrace.control.address import mapped
 from headrace.control.concentrator import Concentrator
 from headrace.control.ids import LAST, REST, STRANGERS, Ids
@@ -91,6 +92,17 @@ def test_an_ipv6_peer_is_its_64(ids, one, other, same):
     ids.strangers.most = MOST
     assert loop(ids, one, LAST) == MOST
     assert loop(ids, other, 5) == (0 if same else 5)
+
+
+def test_a_host_is_not_its_network(ids, caplog):
+    """PPPoE's ids are those of a network: one host there uses up its own part of them, and another comes in."""
+    ids.strangers.most = MOST
+    one, other = (mac.station(bytes((2, 0, 0, 0, 0, n)), ((mac.C_TAG, 7),)) for n in (1, 2))
+    network = mac.network(one, 3)
+    for _ in range(MOST):
+        ids.give_call(network, ids.take_call(network, "pppoe", one), "pppoe")
+    assert ids.take_call(network, "pppoe", one) is None and ids.take_call(network, "pppoe", other)
+    assert [r.getMessage() for r in caplog.records] == ["02:00:00:00:00:01@7: " + TOLD.format("calls", MOST)]
 
 
 def test_tunnels_that_carry_nobody(ids, caplog):

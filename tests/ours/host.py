@@ -50,10 +50,10 @@ def read(data: bytes, tag: tuple[int, int] = (0, 0)) -> tuple[bytes, bytes, int,
 
 class Ids:
     """A host takes none."""
-    def take_call(self, peer: bytes) -> int | None:
+    def take_call(self, network: bytes, station: bytes) -> int | None:
         return None
 
-    def give_call(self, peer: bytes, session_id: int) -> None:
+    def give_call(self, network: bytes, session_id: int) -> None:
         pass
 
 
