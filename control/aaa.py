@@ -94,7 +94,15 @@ class Authority:
             return Reject(f"{what} {wanted} of user {user!r} is in use by {pools.holder(wanted)!r}", "no-address")
         return wanted
 
+    def own_delegation(self, user: str) -> IPv6Network | None:
+        """The one prefix that a user's router can have, if it is not from a pool."""
+        secret = self.config.secrets.get(user)
+        return secret.delegated_ipv6_prefix if secret else None
+
     def delegate(self, profile: Profile, user: str) -> IPv6Network | None:
-        """A prefix for the networks behind a user; None when there is none."""
+        """A prefix for the networks behind a user; None when there is none, or his own is in use."""
+        own = self.own_delegation(user)
+        if own is not None:
+            return own if self.prefixes.hold(own, user) else None
         pool = self.prefixes.pools.get(profile.dhcpv6_pd_pool or "")
         return pool.take(user) if pool else None

@@ -284,13 +284,12 @@ def ipv6(config: Config) -> Iterator[Problem]:
                     yield where, f"has {network}, which overlaps {before} of {whose}; pools must not share prefixes"
             seen.append((where, network))
     for user, secret in config.secrets.items():
-        prefix = secret.remote_ipv6_prefix
-        for where, before in seen:
-            link = where[0] == "ipv6-pool" and config.ipv6_pool[str(where[1])].prefix_length == 64
-            if prefix and prefix.overlaps(before) and not link:
-                whose = f'ipv6-pool "{where[1]}", which is split into others' if where[0] == "ipv6-pool" else f'"{where[1]}"'
-                yield ("secrets", user, "remote-ipv6-prefix"), f"is {prefix}, which overlaps {before} of {whose}"
-        if prefix:
+        for which, prefix in secret.prefixes.items():
+            for where, before in seen:
+                one = where[0] == "ipv6-pool" and config.ipv6_pool[str(where[1])].prefix_length == prefix.prefixlen
+                if prefix.overlaps(before) and not one:
+                    whose = f'ipv6-pool "{where[1]}", which is split into others' if where[0] == "ipv6-pool" else f'"{where[1]}"'
+                    yield ("secrets", user, which), f"is {prefix}, which overlaps {before} of {whose}"
             seen.append((("secrets", user), prefix))
     for name, profile in config.profiles.items():
         for key, length in ("remote-ipv6-prefix-pool", 64), ("dhcpv6-pd-pool", None):
@@ -308,8 +307,9 @@ def ipv6(config: Config) -> Iterator[Problem]:
             yield ("profiles", name, "dhcpv6-pd-pool"), "is the pool of the links too; take another, so that one cannot use up the other"
         own = profile.local_ipv6_address
         for user, secret in config.secrets.items() if own else ():
-            if secret.remote_ipv6_prefix and own in secret.remote_ipv6_prefix:
-                yield ("profiles", name, "local-ipv6-address"), f'is {own}, in the remote-ipv6-prefix of "{user}"'
+            for which, prefix in secret.prefixes.items():
+                if own in prefix:
+                    yield ("profiles", name, "local-ipv6-address"), f'is {own}, in the {which} of "{user}"'
     if config.server.mtu < LEAST_IPV6_MTU and any(profile.local_ipv6_address for profile in config.profiles.values()):
         place = next(place for place, serving in config.server.all() if serving.max_mtu == config.server.mtu)
         yield ("server", *place, "max-mtu"), f"is {config.server.mtu}, but IPv6 needs {LEAST_IPV6_MTU} (or take local-ipv6-address out)"
@@ -410,8 +410,8 @@ def secrets(config: Config, locals_: set[Any]) -> Iterator[Problem]:
             if profile and secret.remote_address and not profile.local_address:
                 yield (*where, "remote-address"), f'needs a local-address in profile "{name}", our own end of the session'
                 break
-            if profile and secret.remote_ipv6_prefix and not profile.local_ipv6_address:
-                yield (*where, "remote-ipv6-prefix"), f'needs a local-ipv6-address in profile "{name}", the sender of our ICMPv6'
+            if profile and secret.prefixes and not profile.local_ipv6_address:
+                yield (*where, next(iter(secret.prefixes))), f'needs a local-ipv6-address in profile "{name}", the sender of our ICMPv6'
                 break
         if secret.remote_address in locals_:
             yield (*where, "remote-address"), \

@@ -24,7 +24,9 @@ class Delegation:
         assert session.profile is not None          # what is up was authenticated
         prefix = self.authority.delegate(session.profile, session.account)
         if prefix is None:
-            self.say(logging.WARNING, "ipv6-pool %s has no prefix left to delegate", session.profile.dhcpv6_pd_pool)
+            own = self.authority.own_delegation(session.account)
+            self.say(logging.WARNING, *(("%s is in use, and cannot be delegated", own) if own else
+                                        ("ipv6-pool %s has no prefix left to delegate", session.profile.dhcpv6_pd_pool)))
             return None
         route = prefix.network_address.packed, prefix.prefixlen
         try:

@@ -59,6 +59,7 @@ profile = "default-encryption"
 service = "any"                 # any | l2tp | pptp | pppoe
 # remote-address = "10.67.0.9"  # always this address
 # remote-ipv6-prefix = "2001:db8:67:9::/64"
+# delegated-ipv6-prefix = "2001:db8:200::/56"     # of DHCPv6, to his router
 # caller-id = "192.0.2.7"       # only from this address, or PPPoE's "02:00:5E:10:00:01"
 
 [server.l2tp]

@@ -40,7 +40,7 @@ def routes(config: Config) -> set[IPv4Network]:
 def routes6(config: Config) -> set[IPv6Network]:
     """The same of IPv6, delegated prefixes among it: they are out of pools."""
     networks = {network for pool in config.ipv6_pool.values() for network in pool.prefix}
-    fixed = {s.remote_ipv6_prefix for s in config.secrets.values() if s.remote_ipv6_prefix}
+    fixed = {prefix for s in config.secrets.values() for prefix in s.prefixes.values()}
     return networks | {prefix for prefix in fixed if not any(prefix.subnet_of(n) for n in networks)}
 
 

@@ -358,7 +358,8 @@ class Sessions(dict[int, Session]):
             router.resize(mtu)
             return
         self.close_router(session)
-        prefixes = Delegation(session, self.authority, self.installer, self.change) if profile.dhcpv6_pd_pool else None
+        delegates = profile.dhcpv6_pd_pool or self.authority.own_delegation(session.account)
+        prefixes = Delegation(session, self.authority, self.installer, self.change) if delegates else None
         advertised = Advertised(profile.dns6, profile.domain_search, profile.managed_address_configuration)
         session.router = Router(link.local_identifier, mtu, session.prefix, prefixes, advertised, self.duid, self.random)
         session.router.open(now)

@@ -6,7 +6,7 @@ version refuses. Checks of one value stand in values.py, checks across tables in
 """
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -30,6 +30,7 @@ from .values import (
     Address,
     Address6,
     Delays,
+    DelegatedPrefix,
     Domain,
     Dscp,
     Duration,
@@ -140,7 +141,7 @@ class Profile(Table):
 
     def gives_ipv6(self, secret: Secret) -> bool:
         """Whether a session with this profile and secret has any."""
-        return self.use_ipv6 == "yes" and bool(secret.remote_ipv6_prefix or self.remote_ipv6_prefix_pool or self.dhcpv6_pd_pool)
+        return self.use_ipv6 == "yes" and bool(secret.prefixes or self.remote_ipv6_prefix_pool or self.dhcpv6_pd_pool)
 
 
 class Secret(Table):
@@ -152,7 +153,14 @@ class Secret(Table):
     service: Literal["any", "l2tp", "pptp", "pppoe"] = "any"
     remote_address: Address | None = None
     remote_ipv6_prefix: LinkPrefix | None = None
+    delegated_ipv6_prefix: DelegatedPrefix | None = None
     caller_id: str | None = None
+
+    @property
+    def prefixes(self) -> dict[str, IPv6Network]:
+        """His own, by key."""
+        both = {"remote-ipv6-prefix": self.remote_ipv6_prefix, "delegated-ipv6-prefix": self.delegated_ipv6_prefix}
+        return {key: prefix for key, prefix in both.items() if prefix is not None}
 
 
 class Serving(Table):

@@ -102,6 +102,13 @@ def _link_prefix(value: Any) -> IPv6Network:
     return network
 
 
+def _delegated(value: Any) -> IPv6Network:
+    network = _network6(value)
+    if not 32 <= network.prefixlen <= 64:
+        raise ValueError("must be from a /32 to a /64")
+    return network
+
+
 def _address6(value: Any) -> IPv6Address:
     try:
         if isinstance(value, (str, IPv6Address)):
@@ -222,6 +229,7 @@ Server6 = Annotated[IPv4Address | IPv6Address, BeforeValidator(_server), PlainSe
 Address6 = Annotated[IPv6Address, BeforeValidator(_address6), PlainSerializer(str)]
 Network6 = Annotated[IPv6Network, BeforeValidator(_network6), PlainSerializer(str)]
 LinkPrefix = Annotated[IPv6Network, BeforeValidator(_link_prefix), PlainSerializer(str)]
+DelegatedPrefix = Annotated[IPv6Network, BeforeValidator(_delegated), PlainSerializer(str)]
 Domain = Annotated[str, BeforeValidator(_domain)]
 Interface = Annotated[str, StringConstraints(pattern=rf"^{INTERFACE}$")]
 Key = tuple[str | int, ...]

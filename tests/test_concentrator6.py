@@ -166,6 +166,27 @@ def test_a_prefix_of_his_own(tmp_path):
     assert first.call_down and "came in again" in first.call_down.text and str(rig.session("<l2tp-joe>").prefix) == own
 
 
+@pytest.mark.parametrize("own", ["2001:db8:300::/60", "2001:db8:100:300::/56"], ids=["outside the pools", "of the pool"])
+@pytest.mark.parametrize("pool", ["delegated", None])
+def test_a_delegated_prefix_of_his_own(tmp_path, own, pool):
+    """In or outside of the pool that others have theirs of; while one session has it, another has none."""
+    profile = {key: value for key, value in {**PROFILE, "dhcpv6-pd-pool": pool}.items() if value}
+    rig = Rig(tmp_path, configuration(profiles={"default-encryption": profile}, **{"ipv6-pool": POOLS},
+                                      secrets={"joe": {"password": "1", "delegated-ipv6-prefix": own}}))
+    first = rig.dial(ipv6=True)
+    prefix = lease(rig, first)
+    assert str(prefix) == own and rig.tables.lookup(prefix[5].packed) == rig.slot(first)
+    assert rig.session("<l2tp-joe>").delegated == prefix
+    second = rig.dial(ipv6=True)
+    assert lease(rig, second) == 6, "NoPrefixAvail: it is in use"
+    if pool:
+        assert lease(rig, rig.dial("ann", "2", ipv6=True)) not in (prefix, 6)
+    first.hang_up()
+    rig.run(5)
+    assert rig.tables.lookup(prefix[5].packed) == 0
+    assert lease(rig, second) == prefix and rig.tables.lookup(prefix[5].packed) == rig.slot(second)
+
+
 def test_ipv6_comes_later_and_goes(rig):
     """A live change: IPv4 flows on, and nothing is said of the link but what is new."""
     client = rig.dial()

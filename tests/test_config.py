@@ -289,6 +289,10 @@ def test_ipv6(file):
     ("enabled = true\n", "enabled = true\nmax-mtu = 1279\n", 28, "server.l2tp.max-mtu is 1279, but IPv6 needs 1280"),
     ('[secrets.ann]', '[secrets.eve]\npassword = ""\nremote-ipv6-prefix = "2001:db8:67:9::/64"\n[secrets.ann]', 33,
      'secrets.ann.remote-ipv6-prefix is 2001:db8:67:9::/64, which overlaps 2001:db8:67:9::/64 of "eve"'),
+    ('remote-ipv6-prefix = "', 'delegated-ipv6-prefix = "2001:db8:100::/60"\nremote-ipv6-prefix = "', 30,
+     'secrets.ann.delegated-ipv6-prefix is 2001:db8:100::/60, which overlaps 2001:db8:100::/40 of ipv6-pool "delegated", which is split'),
+    ('remote-ipv6-prefix = "', 'delegated-ipv6-prefix = "2001:db8::/31"\nremote-ipv6-prefix = "', 30,
+     'secrets.ann.delegated-ipv6-prefix is "2001:db8::/31", but must be from a /32 to a /64'),
 ])
 def test_mistakes_with_ipv6(file, old, new, line, sentence):
     path = file(SIX.replace(old, new))

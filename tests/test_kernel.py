@@ -32,11 +32,13 @@ SIX = Config.model_validate({
     "ipv6-pool": {"links": {"prefix": "2001:db8:67::/48"}, "pd": {"prefix": ["2001:db8:100::/40"], "prefix-length": 56}},
     "profiles": {"p": {"local-ipv6-address": "2001:db8:67::1", "remote-ipv6-prefix-pool": "links"}},
     "secrets": {"in": {"password": "", "remote-ipv6-prefix": "2001:db8:67:9::/64"},
-                "out": {"password": "", "remote-ipv6-prefix": "2001:db8:200:9::/64"}}})
+                "out": {"password": "", "remote-ipv6-prefix": "2001:db8:200:9::/64",
+                        "delegated-ipv6-prefix": "2001:db8:300::/56"}}})
 
 
 def test_ipv6_routes_are_pools_and_fixed_prefixes_outside_them():
-    assert kernel.routes6(SIX) == {IPv6Network(n) for n in ("2001:db8:67::/48", "2001:db8:100::/40", "2001:db8:200:9::/64")}
+    assert kernel.routes6(SIX) == {IPv6Network(n) for n in ("2001:db8:67::/48", "2001:db8:100::/40", "2001:db8:200:9::/64",
+                                                            "2001:db8:300::/56")}
     assert kernel.routes(SIX) == set() == kernel.routes6(CONFIG)
 
 
@@ -172,7 +174,8 @@ def test_apply_of_ipv6(hr0):
     made.apply(CONFIG)
     assert sysctl("ipv6/conf/hr0/disable_ipv6") == "1", "who has no IPv6 hears nothing of it from the kernel"
     made.apply(SIX)
-    assert seen() == {"2001:db8:67::1", "2001:db8:67::1/128", "2001:db8:67::/48", "2001:db8:100::/40", "2001:db8:200:9::/64"}
+    assert seen() == {"2001:db8:67::1", "2001:db8:67::1/128", "2001:db8:67::/48", "2001:db8:100::/40", "2001:db8:200:9::/64",
+                      "2001:db8:300::/56"}
     assert sysctl("ipv6/conf/hr0/forwarding") == "1" and sysctl("ipv6/conf/hr0/accept_ra") == "0"
     made.apply(CONFIG)
     assert seen() == set()
