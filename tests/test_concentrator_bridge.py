@@ -1,9 +1,12 @@
 """Bridged sessions in the core: what the tables say of them, and that a port is a session's as long as it bridges and no longer."""
+from dataclasses import replace
+
 import pytest
 from headrace.control.bridge import Ports
 from headrace.control.link import Bridging, LinkReset
 from headrace.control.mppe import Policy
 from headrace.control.store import StoreError
+from headrace.fastpath import bundle as fastpath
 from headrace.fastpath.bridge import PORTS, BridgeFlag
 from headrace.fastpath.table import State
 from rig.core import Rig, configuration, failed
@@ -185,3 +188,26 @@ def test_routing_goes_and_bridging_stays(rig):
     rig.run(5)
     assert client.link.bridged and not client.link.ip and config(rig, client) == (OPEN | TAGGED | STP, 1) and len(ports(rig)) == 1
     assert not any(isinstance(event, LinkReset) for event in client.ppp.events())
+
+
+def test_a_bundle_has_the_port(tmp_path, monkeypatch):
+    """Its links have none; it stays while there is one of them, and goes with the last."""
+    rig = bridging(tmp_path)
+    for door in fastpath.open_bundle, fastpath.join_link, fastpath.leave_link:      # compiled, and taking compiled tables alone
+        monkeypatch.setattr(fastpath, door.__name__, lambda _, *args, to=door, **kw: to(rig.tables, *args, **kw))
+    rig.core.l2tp.link = replace(rig.core.l2tp.link, mrru=1600, discriminator=b"\x01headrace")
+    multilink = {"mrru": 1600, "discriminator": b"\x03client", "bridging": Bridging()}
+    first = rig.dial(multilink=multilink)
+    second = rig.dial(multilink=multilink, bundle=first.bundle)
+    bundle = rig.session("<l2tp-joe>")
+    assert len(bundle.links) == 2 and first.link.bridged and first.link.mtu == 1600
+    assert ports(rig) == [f"tap/0/1/{bundle.slot}/{bundle.generation}"] and bundle.row(rig.tables, rig.now)["bridge"] == "br0"
+    told = rig.core.installer.tables.told
+    assert (told[bundle.slot]["bridge"], told[bundle.slot]["tap"]) == (OPEN | TAGGED | STP, 1)
+    assert not any(told.get(link.slot, {}).get("tap") for link in bundle.links)
+    first.close()
+    rig.run(5)
+    assert len(ports(rig)) == 1
+    second.close()
+    rig.run(5)
+    assert not ports(rig)
