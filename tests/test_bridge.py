@@ -17,7 +17,10 @@ from headrace.fastpath.packet import Verdict
 from headrace.fastpath.table import ConfigFlag, State
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from reference import mppe as rfc
+from reference.multilink import cut
 from rig.forwarder import Bench, udp
+from test_bundledata import MP, OPENED, RECEIVE, SEND, Peer
 from test_encrypted import BOTH, COMP, PLAIN, encrypt, patiently
 
 logging.getLogger("scapy.runtime").setLevel(logging.ERROR)
@@ -320,6 +323,60 @@ def test_two_workers(tmp_path):
     for n in range(100):
         ports[n % 2].write(ether(64 + n))
     assert sorted(len(from_us(bench)) for _ in range(100)) == list(range(66, 166))
+    bench.close()
+
+
+# -- multilink
+
+def whole(size):
+    return PLAIN_FRAME + ether(size)
+
+
+@pytest.mark.parametrize("links", [1, 2])
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_frames_of_a_full_network_by_a_bundle(bench, links, encrypted):
+    """1,518 octets, tag and all, over links that take 1,400: cut by PPP, and put together, encrypted where that is agreed on."""
+    peer = Peer(bench, links, mtu=1600 - 4 * encrypted)
+    if encrypted:
+        patiently(bench.tables.set_cipher, peer.slot, send_bits=128, receive_bits=128, send_key=SEND, receive_key=RECEIVE,
+                  send_stateless=True, receive_stateless=True)
+        receiver, sender = rfc.Receiver(SEND, 128, stateless=True), rfc.Sender(RECEIVE, 128, stateless=True)
+        patiently(bench.tables.configure, peer.slot, flags=OPENED | BOTH)
+    port = Port(bench, peer.slot)
+    sizes = [60, 1394, 1395, 1396, 1397, 1398, 1399, 1514, 1518, 1594]
+    for size in sizes:
+        port.write(ether(size))
+    came = peer.packets(len(sizes))
+    if encrypted:
+        assert all(packet[:2] == COMP for packet in came)
+        came = [receiver.receive(packet[2:]) for packet in came]
+    assert came == [BRIDGED + whole(size) for size in sizes]
+    assert all(octets <= 1400 for _, octets in peer.frames) and any(protocol == MP for protocol, _ in peer.frames)
+    number = 0
+    for size in sizes:
+        packet = BRIDGED + whole(size)
+        if encrypted:
+            packet = COMP + sender.send(packet)
+        parts = cut(packet, number, [len(packet) // 2])
+        for at, part in enumerate(parts):
+            peer.send(part, link=1 + at % links)
+        number += len(parts)
+        assert port.read() == ether(size)
+    port.write(ether(1599))
+    assert bench.wait_verdict("DROP_FRAME") == 1
+
+
+def test_a_bundle_on_another_worker_than_its_link(tmp_path):
+    """Fragments cross the ring both ways; the TAP is the bundle's owner's."""
+    bench = Bench(tmp_path / "tables", 2)
+    peer = Peer(bench, 2, owner=1, owners=(0, 1), mtu=1600)
+    port = Port(bench, peer.slot, worker=1)
+    port.write(ether(1514))
+    parts = sorted((peer.frame()[2] for _ in range(2)), key=lambda part: part[:4][1:])        # two workers send: in any order
+    assert b"".join(part[4:] for part in parts) == BRIDGED + whole(1514) and set(peer.by_link.values()) == {1}
+    for at, part in enumerate(cut(BRIDGED + whole(1514), 0, [700])):
+        peer.send(part, link=1 + at)
+    assert port.read() == ether(1514)
     bench.close()
 
 
