@@ -38,7 +38,7 @@ class Concentrator:
     def __init__(self, config: Config, tables: Any, clock: Callable[[], float], *, random: Random | None = None,
                  duid: bytes = UNNAMED, foreign_owner: bool = False) -> None:
         self.random = random or SystemRandom()
-        self.config, self.tables, self.clock = config, tables, clock
+        self.config, self.tables, self.clock, self.duid = config, tables, clock, duid
         self.outbox: list[list[Frame]] = [[] for _ in range(tables.workers)]
         self.ids = Ids(tables, config.concentrator.max_sessions, self.random, clock)
         self.authority = Authority(config, clock)

@@ -310,9 +310,13 @@ def ipv6(config: Config) -> Iterator[Problem]:
             for which, prefix in secret.prefixes.items():
                 if own in prefix:
                     yield ("profiles", name, "local-ipv6-address"), f'is {own}, in the {which} of "{user}"'
-    if config.server.mtu < LEAST_IPV6_MTU and any(profile.local_ipv6_address for profile in config.profiles.values()):
-        place = next(place for place, serving in config.server.all() if serving.max_mtu == config.server.mtu)
-        yield ("server", *place, "max-mtu"), f"is {config.server.mtu}, but IPv6 needs {LEAST_IPV6_MTU} (or take local-ipv6-address out)"
+    if any(profile.local_ipv6_address for profile in config.profiles.values()):
+        if config.server.mtu < LEAST_IPV6_MTU:
+            place = next(place for place, serving in config.server.all() if serving.largest == config.server.mtu)
+            yield ("server", *place, "max-mtu"), f"is {config.server.mtu}, but IPv6 needs {LEAST_IPV6_MTU} (or take local-ipv6-address out)"
+        for place, serving in config.server.enabled():
+            if 0 < serving.joins < LEAST_IPV6_MTU:
+                yield ("server", *place, "mrru"), f"is {serving.mrru}, but IPv6 needs {LEAST_IPV6_MTU} (or take local-ipv6-address out)"
 
 
 def bridges(config: Config) -> Iterator[Problem]:

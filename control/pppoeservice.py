@@ -198,7 +198,7 @@ class Pppoe(Service):
         payload = min(event.max_payload, offer.max_payload - tag_octets(event.path.peer))
         link = self.links.get((offer.name, payload))
         if link is None:
-            link = link_settings(table)
+            link = link_settings(table, self.core.duid)
             link = self.links[offer.name, payload] = replace(link, mru=min(link.mru, payload), mtu=min(link.mtu, payload))
         call = Call(event, self.core.tables.peer_hash(network), event.session_id, event.path, table, link)
         return Opening(slot, call, worker)

@@ -23,6 +23,7 @@ from .settings import Config, Serving
 if TYPE_CHECKING:
     from .concentrator import Concentrator
 
+LOCALLY_ASSIGNED = b"\x01"     # a class of endpoint discriminators (RFC 1990 section 5.1.3)
 LIMITED = 20        # lines a second of what strangers can cause
 
 
@@ -73,9 +74,10 @@ class Endpoint(Protocol):
     def __len__(self) -> int: ...
 
 
-def link_settings(table: Serving) -> LinkSettings:
-    """PPP as a server's table wants it."""
-    return LinkSettings(mru=table.max_mru, mtu=table.max_mtu, authentication=table.authentication)
+def link_settings(table: Serving, duid: bytes) -> LinkSettings:
+    """PPP as a server's table wants it. What tells our bundles from another server's is locally assigned, and made of our DUID."""
+    return LinkSettings(mru=table.max_mru, mtu=table.max_mtu, authentication=table.authentication, mrru=table.joins,
+                        discriminator=LOCALLY_ASSIGNED + duid if table.joins else b"")
 
 
 class Service:
@@ -95,7 +97,7 @@ class Service:
     def configure(self, config: Config) -> None:
         """Another configuration is in force; calls that are up stay as they are."""
         self.table: Serving = getattr(config.server, self.name)
-        self.link = link_settings(self.table)
+        self.link = link_settings(self.table, self.core.duid)
 
     # -- what a machine does
 

@@ -41,6 +41,7 @@ from .values import (
     Listener4,
     Mac,
     Method,
+    Mrru,
     Mtu,
     Network,
     Network6,
@@ -170,18 +171,29 @@ class Serving(Table):
     default_profile: str = "default-encryption"
     max_mtu: Mtu = 1450
     max_mru: Mtu = 1450
+    mrru: Mrru = "disabled"
     keepalive_timeout: Duration = 30.0
     max_sessions: Annotated[StrictInt, Field(ge=0, le=1_000_000)] = 0
 
     def frame_room(self, encrypted: bool) -> int:
         """Octets of the largest Ethernet frame that a session carries, to a peer that takes what we send."""
-        return self.max_mtu - BRIDGED_HEADER - (MPPE_HEADER if encrypted else 0)
+        return (self.joins or self.max_mtu) - BRIDGED_HEADER - (MPPE_HEADER if encrypted else 0)
+
+    @property
+    def joins(self) -> int:
+        """The largest packet that may come in fragments; 0: none may."""
+        return 0 if self.mrru == "disabled" else self.mrru
+
+    @property
+    def largest(self) -> int:
+        """The largest packet that a session may have to carry."""
+        return max(self.max_mtu, self.joins)
 
 
 class L2tp(Serving):
     """[server.l2tp]: L2TPv2 on UDP (RFC 2661)."""
     later: ClassVar[frozenset[str]] = frozenset((
-        "mrru", "use-ipsec", "ipsec-secret", "one-session-per-host", "allow-fast-path", "caller-id-type"))
+        "use-ipsec", "ipsec-secret", "one-session-per-host", "allow-fast-path", "caller-id-type"))
     listen: Annotated[tuple[Listener, ...], Field(min_length=1), AfterValidator(distinct)] = ("0.0.0.0:1701",)
     dscp: Dscp = "inherit"
     tunnel_secret: str = Field(default="", repr=False)
@@ -190,7 +202,6 @@ class L2tp(Serving):
 
 class Pptp(Serving):
     """[server.pptp]: PPTP on TCP and GRE (RFC 2637)."""
-    later: ClassVar[frozenset[str]] = frozenset(["mrru"])
     listen: Annotated[tuple[Listener4, ...], Field(min_length=1), AfterValidator(distinct)] = ("0.0.0.0:1723",)
     dscp: Dscp = "inherit"
     gre_transmit: Literal["auto", "ring", "raw"] = "auto"
@@ -198,7 +209,6 @@ class Pptp(Serving):
 
 class Pppoe(Serving):
     """[[server.pppoe]]: one service of PPPoE on one interface or several (RFC 2516)."""
-    later: ClassVar[frozenset[str]] = frozenset(["mrru"])
     enabled: StrictBool = True
     interface: Annotated[tuple[Interface, ...], Field(min_length=1), AfterValidator(distinct), BeforeValidator(one_or_more)]
     pppoe_over_vlan_range: Annotated[tuple[Vlans, ...], Field(max_length=8), AfterValidator(distinct), BeforeValidator(one_or_more)] = ()
@@ -257,7 +267,7 @@ class Server(Table):
     @property
     def mtu(self) -> int:
         """Of the interface that carries all sessions: what the most generous server allows."""
-        return max(serving.max_mtu for _, serving in self.enabled() or self.all())
+        return max(serving.largest for _, serving in self.enabled() or self.all())
 
 
 class Config(Table):

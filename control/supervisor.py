@@ -175,7 +175,8 @@ class Supervisor:
         self.keeper.keep("taps/forwarder", pair[1].detach())
         path = self.run_dir / "tables"
         path.unlink(missing_ok=True)
-        self.make_tables(path, own.max_sessions, self.workers)
+        records = 2 if any(serving.joins for _, serving in self.config.server.enabled()) else 1     # a session may be a link and a bundle
+        self.make_tables(path, records * own.max_sessions, self.workers)
         path.chmod(0o600)
         self.keeper.keep("tables", os.open(path, os.O_RDWR | os.O_CLOEXEC))
         self.keeper.keep("config", store.memory("config", configuration.dump(self.config)))

@@ -157,6 +157,12 @@ def distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def _mrru(value: Any) -> int | str:
+    if value == "disabled" or (type(value) is int and 512 <= value <= 65535):
+        return value
+    raise ValueError('must be "disabled" or a number from 512 to 65535')
+
+
 def _dscp(value: Any) -> int | str:
     if value == "inherit" or (type(value) is int and 0 <= value <= 63):
         return value
@@ -237,4 +243,5 @@ Ranges = tuple[tuple[int, int], tuple[int, int]]
 WORKERS = 16             # that a forwarder can have (fastpath/worker.pxd)
 Mtu = Annotated[StrictInt, Field(ge=576, le=1500)]
 Method = Literal["mschap2", "mschap1", "chap", "pap"]
+Mrru = Annotated[Literal["disabled"] | int, BeforeValidator(_mrru)]
 Dscp = Annotated[Literal["inherit"] | int, BeforeValidator(_dscp)]

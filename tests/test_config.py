@@ -89,6 +89,13 @@ def test_authentication_that_may_carry_encryption(file, added):
     assert config.load(file(BASE + added))
 
 
+@pytest.mark.parametrize("text, mrru, mtu", [("", "disabled", 1450), ("mrru = 'disabled'", "disabled", 1450), ("mrru = 512", 512, 1450),
+                                             ("mrru = 1600", 1600, 1600), ("mrru = 65535", 65535, 65535)])
+def test_mrru_and_what_it_makes_of_the_interface(file, text, mrru, mtu):
+    c = config.load(file(BASE + text))
+    assert (c.server.l2tp.mrru, c.server.mtu) == (mrru, mtu) and config.restore(config.dump(c)) == c
+
+
 def test_result_is_frozen(file):
     with pytest.raises(ValueError, match="frozen"):
         config.load(file(BASE)).server.l2tp.max_mtu = 1
@@ -110,7 +117,9 @@ MISTAKES = [
     ('max-mtu = "big"', 16, 'server.l2tp.max-mtu is "big", but must be a whole number'),
     ("max-mtuu = 1400", 16, "server.l2tp.max-mtuu is an unknown key; did you mean max-mtu?"),
     ("max_mtu = 1400", 16, "server.l2tp.max_mtu is an unknown key; did you mean max-mtu?"),
-    ("mrru = 1600", 16, "server.l2tp.mrru is not in this version; take it out"),
+    ("mrru = 511", 16, 'server.l2tp.mrru is 511, but must be "disabled" or a number from 512 to 65535'),
+    ("mrru = 65536", 16, 'server.l2tp.mrru is 65536, but must be "disabled" or a number from 512 to 65535'),
+    ("mrru = true", 16, 'server.l2tp.mrru is true, but must be "disabled" or a number from 512 to 65535'),
     ("[server.sstp]\nenabled = true", 16, "server.sstp is not in this version; take it out"),
     ("[server.pptp]\nlisten = ['[::]:1723']", 17, 'server.pptp.listen[0] is "[::]:1723", but must be an IPv4 address and a port such as '
      '"0.0.0.0:1723"; PPTP knows no other'),
@@ -123,8 +132,8 @@ MISTAKES = [
     ("[[server.pppoe]]\nservice-name = 'x'", 16, "server.pppoe[0].interface is missing, and [[server.pppoe]] needs it"),
     ("[[server.pppoe]]\ninterface = 'a'\n[[server.pppoe]]\ninterface = 'b'\nmax-mtu = 1501", 20,
      "server.pppoe[1].max-mtu is 1501, but must be from 576 to 1500"),
-    ("[[server.pppoe]]\ninterface = 'a'\n[server.pptp]\n[[server.pppoe]]\ninterface = 'b'\nmrru = 1600", 21,
-     "server.pppoe[1].mrru is not in this version; take it out"),
+    ("[[server.pppoe]]\ninterface = 'a'\n[server.pptp]\n[[server.pppoe]]\ninterface = 'b'\nmrru = 100", 21,
+     'server.pppoe[1].mrru is 100, but must be "disabled" or a number from 512 to 65535'),
     ("[[server.pppoe]]\ninterface = ['a', 'a']", 17, "server.pppoe[0].interface names a twice, and once would be right"),
     ("[[server.pppoe]]\ninterface = []", 17, "server.pppoe[0].interface is empty, but must have at least one element"),
     ("[[server.pppoe]]\ninterface = 'a'\nac-name = ''", 18, "server.pppoe[0].ac-name must not be empty"),
@@ -211,6 +220,8 @@ MISTAKES = [
      "ipv6-pool.six.prefix has 2001:db8::/60, which is smaller than the /56 that it is to be split into"),
     ("[ipv6-pool.six]\nprefix = '2001:db8::/48'\n[ipv6-pool.seven]\nprefix = '2001:db8:0:8::/64'", 19,
      'ipv6-pool.seven.prefix has 2001:db8:0:8::/64, which overlaps 2001:db8::/48 of ipv6-pool "six"; pools must not share prefixes'),
+    ("mrru = 1279\n[profiles.p]\nlocal-ipv6-address = '2001:db8::1'", 16,
+     "server.l2tp.mrru is 1279, but IPv6 needs 1280 (or take local-ipv6-address out)"),
     ("[ipv6-pool.six]\nprefix = '2001:db8::1/48'", 17,
      'ipv6-pool.six.prefix[0] is "2001:db8::1/48", but has bits set beyond its length, and "2001:db8::/48" would be right'),
     ("[ipv6-pool.six]\nprefix = ['fe80::/64']", 17,
