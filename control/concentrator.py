@@ -36,13 +36,13 @@ class Concentrator:
     """All tunnels and sessions."""
 
     def __init__(self, config: Config, tables: Any, clock: Callable[[], float], *, random: Random | None = None,
-                 duid: bytes = UNNAMED, foreign_owner: bool = False) -> None:
+                 duid: bytes = UNNAMED, owners: str = "") -> None:
         self.random = random or SystemRandom()
         self.config, self.tables, self.clock, self.duid = config, tables, clock, duid
         self.outbox: list[list[Frame]] = [[] for _ in range(tables.workers)]
         self.ids = Ids(tables, config.concentrator.max_sessions, self.random, clock)
         self.authority = Authority(config, clock)
-        self.sessions = Sessions(tables, self.authority, self.ids, self.random, self.outbox, duid, foreign_owner=foreign_owner)
+        self.sessions = Sessions(tables, self.authority, self.ids, self.random, self.outbox, duid, owners=owners)
         self.installer = self.sessions.installer
         self.quarantine = Quarantine(tables, self.sessions, config.concentrator.run_dir)
         self.l2tp = L2tp(self)

@@ -46,6 +46,8 @@ __all__ = ["PPP", "Accept", "AuthRequest", "CipherReset", "LinkDown", "LinkJoine
 # The phases of RFC 1661 section 3.2; DEAD before `open` and after LinkDown.
 DEAD, ESTABLISH, AUTHENTICATE, NETWORK, TERMINATE = range(5)
 
+ATTACHED = 5.0      # seconds that a peer may take to be ready for fragments once it was let in: pppd rejects those that come earlier
+
 RENEGOTIATED = Reason("lcp", "renegotiated", "LCP was negotiated again")
 
 Authentication = chap.Authenticator | chap.Peer | pap.Authenticator | pap.Peer
@@ -55,8 +57,8 @@ class PPP(Machine):
     """A server asks who the peer is and gives it its addresses; a client answers, and takes them. With multilink, a server is told by
     `authenticated` which bundle the link joins, a client by `bundle`, for as long as that lives; otherwise the link begins one."""
 
-    __slots__ = ("_authenticate_by", "_ended", "_open_by", "_reason", "_request", "_wanted", "accept", "authentication", "bundle", "lcp",
-                 "network", "phase", "random", "role", "settings", "user")
+    __slots__ = ("_authenticate_by", "_ended", "_joined", "_open_by", "_reason", "_request", "_wanted", "accept", "authentication",
+                 "bundle", "lcp", "network", "phase", "random", "role", "settings", "user")
 
     def __init__(self, role: Role, settings: LinkSettings, random: Random, bundle: Bundle | None = None) -> None:
         super().__init__()
@@ -73,6 +75,7 @@ class PPP(Machine):
         self.user = settings.user
         self._request: AuthRequest | None = None   # whose verdict we wait for
         self._reason: Reason | None = None       # why the link is about to end; the first cause counts
+        self._joined = 0.0                       # when it joined its bundle
         self._ended = False                      # LinkDown was said
         self._wanted = bundle                    # that it shall join
         self._open_by: float | None = None
@@ -207,7 +210,7 @@ class PPP(Machine):
         elif self.authentication is not None and protocol == self.authentication.PROTOCOL:
             method = self.authentication.method
             self.close(Reason("authentication", "refused", f"the peer agreed to {method} and then rejected its protocol"), now)
-        elif protocol == MULTILINK and self.bundle is not None:
+        elif protocol == MULTILINK and self.bundle is not None and now > self._joined + ATTACHED:
             self.close(Reason("multilink", "rejected", "the peer agreed to an MRRU and then rejected fragments"), now)
 
     def requested(self, request: AuthRequest, now: float) -> None:
@@ -292,7 +295,7 @@ class PPP(Machine):
         refusal = bundle.refusal(self)
         if refusal:
             return self.close(refusal, now)
-        self.bundle, self._open_by = bundle, None
+        self.bundle, self._open_by, self._joined = bundle, None, now
         facts = self.facts()
         del facts["user"], facts["method"]
         self._events.append(LinkJoined(bundle, mtu=self.mtu, **facts))

@@ -58,9 +58,8 @@ class Server:
         fd = store.get("tables")
         self.tables = Tables(fd)
         os.close(fd)
-        foreign = os.environ.get("HEADRACE_TEST_OWNER") == "other"
         self.concentrator = Concentrator(config, self.tables, time.monotonic, duid=server_duid(config.concentrator.run_dir),
-                                         foreign_owner=foreign)
+                                         owners=os.environ.get("HEADRACE_TEST_OWNER", ""))
         self.concentrator.sessions.ports = Ports(self.tables.workers, store)
         self.operations = Operations(self.concentrator, store, json.loads(store.read("offload")), self.settle)
         self.streams = Streams(self.concentrator.pptp, self.catch_up, self.settle)

@@ -52,11 +52,11 @@ class Sessions(dict[int, Session]):
     """The sessions by slot; one is here as long as its call, or as its links."""
 
     def __init__(self, tables: Any, authority: Authority, ids: Ids, random: Random, outbox: list[list[Frame]], duid: bytes, *,
-                 foreign_owner: bool = False) -> None:
+                 owners: str = "") -> None:
         super().__init__()
         self.tables, self.authority, self.random, self.outbox = tables, authority, random, outbox
         self.duid = duid                        # our name as a DHCPv6 server
-        self.foreign_owner = foreign_owner      # a test's setting: every owner differs from the worker that receives the call
+        self.owners = owners                    # a test's setting: "other" than the worker that receives the call, or each in "turns"
         self.say = Limited(log, LIMITED)
         self.change = Limited(log, LIMITED)     # of links that are up
         self.installer = Installer(tables)
@@ -68,7 +68,7 @@ class Sessions(dict[int, Session]):
         self.starting = 0
         self.touched: dict[int, Session] = {}               # whose machine may have something to say
         self.alarms: list[tuple[float, int, Session]] = []
-        self.serial = 0
+        self.serial = self.opened = 0
 
     # -- what a service says
 
@@ -97,8 +97,9 @@ class Sessions(dict[int, Session]):
 
     def opening(self, service: Service, event: Opening, now: float) -> None:
         owner = event.worker
-        if self.foreign_owner:
-            owner = (owner + 1) % len(self.outbox)
+        if self.owners:
+            self.opened += 1
+            owner = (owner + 1 if self.owners == "other" else self.opened) % len(self.outbox)
         slot, generation = self.installer.open(service.kind, event.call, owner, service.sequenced)
         self[slot] = Session(service, event.call, slot, generation, owner, now)
 

@@ -221,9 +221,8 @@ def test_a_link_of_two_that_goes_on_alone(rig):
 def test_links_and_their_bundle_have_owners(tmp_path):
     """A bundle belongs to the worker of its first link; each link keeps its own."""
     rig = lns(tmp_path, workers=2)
-    rig.core.sessions.foreign_owner = True
+    rig.core.sessions.owners = "turns"
     first = rig.dial(multilink=MULTILINK)
-    rig.core.sessions.foreign_owner = False
     second = rig.dial(multilink=MULTILINK, bundle=first.bundle)
     bundle = rig.session("<l2tp-joe>")
     assert bundle.owner == bundle.links[0].owner == 1 and bundle.links[1].owner == 0

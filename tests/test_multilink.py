@@ -265,7 +265,11 @@ def test_rejected_protocols_of_a_bundle():
     server.receive(LCP_PROTOCOL, push_packet(8, 1, CCP_PROTOCOL.to_bytes(2)), ends.now)
     ends.drain()
     assert ends.is_up(server)
-    ends.servers[1].receive(LCP_PROTOCOL, push_packet(8, 1, b"\x00\x3d"), ends.now)
+    rejected = push_packet(8, 1, b"\x00\x3d")
+    ends.servers[1].receive(LCP_PROTOCOL, rejected, ends.now)
+    assert len(server.links) == 2, "it was not ready for fragments yet"
+    ends.wait(6)
+    ends.servers[1].receive(LCP_PROTOCOL, rejected, ends.now)
     ends.drain()
     ends.wait(30)
     assert ends.last(ends.servers[1]).reason == Reason("multilink", "rejected", "the peer agreed to an MRRU and then rejected fragments")

@@ -34,10 +34,11 @@ class Subscriber:
         self.number = next(lab.numbers)
         self.name, self.interface = f"c{self.number}", f"ppp{self.number}"
         self.outer, self.folder = f"10.9.{self.number >> 8}.{self.number & 255}", f"/tmp/c{self.number}"
-        options = (f"user {user}\npassword {password}\nnoauth\ndebug\nlogfile {self.folder}/pppd\nunit {self.number}\n"
-                   f"mtu {mtu}\nmru {mtu}\nnoipdefault\ndefaultroute\nlcp-echo-interval 0\nlcp-restart 1\nlcp-max-terminate 1\n{ppp}\n")
+        self.options = (f"user {user}\npassword {password}\nnoauth\ndebug\nlogfile {self.folder}/pppd\nunit {self.number}\n"
+                        f"mtu {mtu}\nmru {mtu}\nnoipdefault\ndefaultroute\nlcp-echo-interval 0\nlcp-restart 1\n"
+                        f"lcp-max-terminate 1\n{ppp}\n")
         lab.guest.run(f"""set -e
-mkdir -p {self.folder}; >{self.folder}/pppd; >{self.folder}/{self.daemon}; printf %s {shlex.quote(options)} >{self.folder}/options
+mkdir -p {self.folder}; >{self.folder}/pppd; >{self.folder}/{self.daemon}; printf %s {shlex.quote(self.options)} >{self.folder}/options
 ip -b - <<E
 netns add {self.name}
 link add {self.name} type veth peer name outer netns {self.name}
@@ -94,7 +95,7 @@ E
         return self.lab.guest.run(f"cat {self.folder}/{name}").check()
 
     def logs(self) -> str:
-        return self.lab.guest.run(f"tail -n +1 {self.folder}/pppd {self.folder}/{self.daemon} | cut -c1-300").out
+        return self.lab.guest.run(f"tail -n +1 {self.folder}/pppd* {self.folder}/{self.daemon} | cut -c1-300").out
 
     def ping(self, address: str, count: int = 3) -> None:
         result = self.run(f"ping -q -c {count} -i 0.1 -W 3 {address}")
@@ -131,14 +132,17 @@ class Client(Subscriber):
     daemon = "xl2tpd"
 
     def __init__(self, lab: Lab, user: str, password: str = PASSWORD, *, kernel: bool = True, ppp: str = "noccp", mtu: int = 1400,
-                 tunnel: str = "", secret: str = "", lns: str = CONCENTRATOR, relay: str = "") -> None:
+                 tunnel: str = "", secret: str = "", lns: str = CONCENTRATOR, relay: str = "", links: int = 1) -> None:
         """Dial. `ppp` are further pppd options, `tunnel` further lines of xl2tpd's lac section, `secret` the tunnel's;
-        `relay` is an IPv6 address to dial in place of `lns`."""
+        `relay` is an IPv6 address to dial in place of `lns`. `links` are as many tunnels, with a pppd each: their logs are `pppd`,
+        `pppd1` and so on."""
         super().__init__(lab, user, password, ppp, mtu)
         self.write(xl2tpd_conf=(
             f"[global]\nlisten-addr = {self.outer}\nauth file = {self.folder}/secrets\n"
             f"debug tunnel = yes\ndebug state = yes\nforce userspace = {'no' if kernel else 'yes'}\n"
-            f"[lac x]\nlns = {'127.0.0.1' if relay else lns}\npppoptfile = {self.folder}/options\nautodial = yes\n{tunnel}\n"),
+            + "".join(f"[lac x{number or ''}]\nlns = {'127.0.0.1' if relay else lns}\npppoptfile = {self.folder}/options{number or ''}\n"
+                      f"autodial = yes\n{tunnel}\n" for number in range(links))),
+            **{f"options{number}": self.options.replace("/pppd\n", f"/pppd{number}\n") for number in range(1, links)},
             secrets=f"* * {secret}\n" if secret else "")
         if relay:
             self.spawn(f"exec python3 /host{HERE}/relay.py {relay} >{self.folder}/relay 2>&1")
