@@ -4,6 +4,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Network
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..fastpath.table import TICK_SECONDS
@@ -30,9 +31,9 @@ class Session:
     """From Opening to Down; one that is a bundle (bundles.py) from its first link to its last."""
 
     __slots__ = ("account", "address", "alarm", "approach", "bundle", "call", "caller_id", "cipher", "delegated", "discriminator", "early",
-                 "ended", "generation", "kind", "leads", "link", "links", "name", "number", "opened", "owner", "patient", "port", "ppp",
-                 "prefix", "profile", "reason", "router", "sequenced", "service", "slot", "started", "state", "up_since", "user",
-                 "watchers")
+                 "ended", "generation", "kind", "leads", "link", "links", "name", "number", "opened", "owner", "patient", "port",
+                 "port_again", "ppp", "prefix", "profile", "reason", "router", "sequenced", "service", "slot", "started", "state",
+                 "up_since", "user", "watchers")
 
     def __init__(self, service: Service, call: Call, slot: int, generation: int, owner: int, now: float) -> None:
         self.service, self.call = service, call
@@ -53,6 +54,7 @@ class Session:
         self.leads: frozenset[Route] = frozenset()      # what leads to it in the tables
         self.router: Router | None = None               # while IPV6CP is open
         self.port: Port | None = None           # while BCP is
+        self.port_again = -inf                  # sessions.open_port's
         self.user = self.account = self.name = ""   # as the peer says it, the secret's name, how people call this session
         self.number = 0                         # of its name (Names)
         self.state: State = "starting"

@@ -42,6 +42,8 @@ from .store import StoreError
 log = logging.getLogger("headrace.session")
 
 STARTING = 2048     # links that may be starting at once; the rest wait their turn, in order
+PORTS_AT_ONCE = 5   # Ethernet ports that a session may ask for, one after the other: each takes control and supervisor tens of ms,
+PORT_EVERY = 10.0   # and one more in so many seconds
 INTERNAL = Reason("link", "internal", "a defect in headrace, told in its log")
 DISCONNECTED = Reason("admin", "disconnected", "disconnected by the administrator")
 
@@ -379,6 +381,10 @@ class Sessions(dict[int, Session]):
             try:
                 if self.ports is None:
                     raise StoreError("nobody bridges here")
+                again = max(session.port_again, now - PORTS_AT_ONCE * PORT_EVERY) + PORT_EVERY
+                if again > now:
+                    raise StoreError("it has asked for one too often")
+                session.port_again = again
                 session.port = self.ports.open(session.owner, session.slot, session.generation, session.profile)
             except StoreError as error:
                 self.say(logging.WARNING, now, "%s: has no port in bridge %s: %s", session.label, session.profile.bridge, error)

@@ -25,7 +25,7 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from .store import Store
+from .store import Store, StoreError
 from .tun import IFF_NO_PI, TUNSETIFF, SetupError
 
 log = logging.getLogger("headrace.tap")
@@ -93,7 +93,10 @@ class Ports:
             pass                # what a predecessor was not told is kept
         for _, _, fd in self.pending:
             os.close(fd)
-        self.pending = [(time.monotonic() + PATIENCE, name, store.get(name)) for name in store.names("tap/")]
+        self.pending = []
+        for name in store.names("tap/"):
+            with suppress(StoreError):      # control dropped it meanwhile
+                self.pending.append((time.monotonic() + PATIENCE, name, store.get(name)))
         self.plug()
 
     def start(self) -> None:

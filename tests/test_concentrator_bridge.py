@@ -1,7 +1,10 @@
 """Bridged sessions in the core: what the tables say of them, and that a port is a session's as long as it bridges and no longer."""
+import os
+import socket
 from dataclasses import replace
 
 import pytest
+from headrace.control import tap
 from headrace.control.bridge import Ports
 from headrace.control.link import Bridging, LinkReset
 from headrace.control.mppe import Policy
@@ -180,6 +183,48 @@ def test_negotiated_again(rig, layer):
     client.renegotiate(*(("ann", "2") if layer == "user" else ()))
     rig.run(5)
     assert client.link.bridged and len(ports(rig)) == 1 and config(rig, client)[1] == 2
+
+
+def test_a_peer_that_negotiates_without_end(rig, caplog):
+    """Each port is an interface to be made and deleted: after some it routes only, until a while has passed."""
+    client = dial(rig)
+    for _ in range(8):
+        client.renegotiate()
+        rig.run(1)
+    assert client.link.ip and not client.link.bridged and not ports(rig)
+    assert len(rig.keeper.asked) == 5 and "asked for one too often" in caplog.text
+    rig.run(60)
+    client.renegotiate()
+    rig.run(2)
+    assert client.link.bridged and len(ports(rig)) == 1
+
+
+class Plugs:
+    """A store out of which control takes a port at the wrong moment, and a forwarder that notes what it gets."""
+
+    def __init__(self):
+        self.plugged, self.ends = [], socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def names(self, prefix):
+        return [prefix + "0/1/5/6", prefix + "0/2/7/8"]
+
+    def get(self, name):
+        if name == "taps/forwarder":
+            return self.ends[0].detach()
+        if name.endswith("5/6"):
+            raise StoreError(f"there is no {name} in the store")
+        return os.open("/dev/null", os.O_RDWR)
+
+    def plug(self, *told):
+        os.close(told[-1])
+        self.plugged.append(told[:-1])
+        return True
+
+
+def test_a_port_that_goes_while_the_forwarder_starts():
+    both = Plugs()
+    with tap.Ports(both, both).sock, both.ends[1]:
+        assert both.plugged == [(0, 2, 7, 8)]
 
 
 def test_routing_goes_and_bridging_stays(rig):
