@@ -15,7 +15,9 @@ from ..fastpath.coalesce cimport coalesce
 from ..fastpath.decap cimport decap
 from ..fastpath.down cimport encap, route
 from ..fastpath.flows cimport onward, straight
+from ..fastpath.cells cimport free_spent
 from ..fastpath.ip cimport read_headers
+from ..fastpath.join cimport join, join_rest
 from ..fastpath.order cimport order
 from ..fastpath.packet cimport PASS, Packet
 from ..fastpath.sys cimport (CLOCK_MONOTONIC, MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, PROT_WRITE, clock_gettime,
@@ -24,7 +26,7 @@ from ..fastpath.prefix cimport address_hash
 from ..fastpath.table cimport Session, Table, Tables, slot_of
 from ..fastpath.timer cimport rearm_all, turn
 from ..fastpath.up cimport admit, link
-from ..fastpath.worker cimport BATCH, HEADROOM, Out, Worker
+from ..fastpath.worker cimport BATCH, CELL, HEADROOM, JOIN_ROOM, WAITS, Out, Wait, Worker
 
 cdef extern from * nogil:
     """
@@ -48,7 +50,7 @@ cdef enum:
     MEMORY = 1 << 20          # that a batch may fill
     ROOM = 64                 # iovecs of one merged packet
     SETTLE = 40               # ticks after which everyone is where its own time puts it
-    UP, DOWN, COALESCE        # what a pass runs
+    UP, DOWN, COALESCE, JOIN, SPLIT     # what a pass runs
 
 cdef struct Item:             # a packet of the trace
     size_t at
@@ -129,6 +131,10 @@ cdef class Stages:
         self.tables, self.worker, self.slow_kind = tables, w, -1
         self.memory = <uint8_t*>pages(MEMORY)
         w.out = <Out*>pages(sizeof(Out))
+        w.waits = <Wait*>pages(WAITS * sizeof(Wait))
+        w.wait_cells = <uint8_t*>pages(<size_t>WAITS * CELL)
+        w.joined = <uint8_t*>pages(JOIN_ROOM)
+        w.join_ns = 100000000
         w.table, w.record = &tables.table, &tables.table.workers[0]
         w.workers, w.tun, w.punt = 1, -1, -1
         w.arenas, w.buffers = self.memory, self.memory
@@ -143,6 +149,9 @@ cdef class Stages:
     def __dealloc__(self):
         if self.worker != NULL:
             munmap(self.worker.out, sizeof(Out))
+            munmap(self.worker.waits, WAITS * sizeof(Wait))
+            munmap(self.worker.wait_cells, <size_t>WAITS * CELL)
+            munmap(self.worker.joined, JOIN_ROOM)
             munmap(self.memory, MEMORY)
             munmap(self.worker, sizeof(Worker))
 
@@ -174,6 +183,18 @@ cdef class Stages:
     def down(self, Trace trace, int batch, bint cold=False):
         """route, encap (with cut); return how many datagrams came out."""
         return self._pass(trace, batch, cold, DOWN)
+
+    def join(self, Trace trace, int batch):
+        """join of what decap, order and link left, which are not timed; return how many packets came out. Every bundle begins at 0."""
+        cdef uint32_t slot
+        for slot in set([trace.items[i].slot for i in range(trace.count)]):
+            self.worker.table.bundles[self.worker.table.sessions[slot].bundle].next = 0
+            self.worker.table.bundles[self.worker.table.sessions[slot].bundle].scan = 0
+        return self._pass(trace, batch, False, JOIN)
+
+    def split(self, Trace trace, int batch):
+        """encap of packets for bundles, which route found and is not timed; return how many datagrams came out."""
+        return self._pass(trace, batch, False, SPLIT)
 
     def coalesce(self, Trace trace, int batch):
         """What deliver does before it writes; return how many writes there would be."""
@@ -210,7 +231,7 @@ cdef class Stages:
             if kind == COALESCE:
                 read_headers(p)
             where += item.length
-            if kind == DOWN:
+            if kind == DOWN or kind == SPLIT:
                 where += (HEADROOM + 63) & ~<size_t>63
         w.count = n
 
@@ -243,6 +264,24 @@ cdef class Stages:
         elif kind == DOWN:
             route(w)
             start = self._lap(start, 0)
+            encap(w)
+            n = w.out.count
+        elif kind == JOIN:
+            decap(w, &w.listener[0])
+            order(w)
+            link(w)
+            start = now()
+            join(w)
+            n = w.count
+            while w.pieces_at < w.pieces_count:
+                w.count = w.joined_used = 0
+                join_rest(w)
+                n += w.count
+            w.joined_used = 0
+            free_spent(w)
+        elif kind == SPLIT:
+            route(w)
+            start = now()
             encap(w)
             n = w.out.count
         else:

@@ -56,6 +56,12 @@ def runs() -> list[Run]:
         rows += [Run(f"cut to {size}:", 16 * segments, ("down_encap",), lambda w, size=size: w.stages.down(w.supers(size, 16), 2)),
                  Run(f"coalesce {size}:", 256, merge, lambda w, size=size: w.stages.coalesce(w.bursts(size, 64, 256), 256))]
     rows.append(Run("coalesce, 16 flows in turn:", 256, merge, lambda w: w.stages.coalesce(w.turns(64, 16, 256), 256)))
+    for pieces in (1, 2):
+        rows.append(Run(f"join, packets in {pieces}:", 1024, ("join_join",),
+                        lambda w, pieces=pieces: w.stages.join(w.fragments(1400, pieces, 1024), 64)))
+    for size, pieces in ((64, 1), (1500, 2)):
+        rows.append(Run(f"split, packets of {size} in {pieces}:", 1024, ("split_split",),
+                        lambda w, size=size, pieces=pieces: w.stages.split(w.for_bundles(size, 1024 // pieces), 64)))
     for sessions in (1, 6):
         rows.append(Run(f"mppe 1400, sessions {sessions}:", 192, ("mppe_mppe_encrypt", "mppe_mppe_run"),
                         lambda w, sessions=sessions: encrypt(sessions)))

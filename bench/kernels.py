@@ -4,6 +4,8 @@
     down       route, encap                     of packets that lie in an arena
     cut        route, encap with cut            a segment of a super-packet
     coalesce   what deliver does before it writes, of runs of one flow; turns: of flows in turn
+    join       a fragment of 1,000 bundles of two links: one that is whole, or half a packet, with its copy
+    split      encap of packets toward 1,000 bundles of two links: a fragment, headers and all
     keepalive  a session's part of the wheel in one keepalive time: asked once, looked at twice
 
 Sessions: `10` are ten whose records stay in the cache; `10 cold` ten others in each 64 packets, all of whose records were
@@ -110,6 +112,21 @@ def test_turns(benchmark: Any, world: World, flows: int) -> None:
     """Flows in turn, of 64 octets: what is merged is found behind others."""
     trace = world.turns(64, flows)
     measure(benchmark, world, lambda: world.stages.coalesce(trace, 256), trace.count, trace.count // 256 * (flows + 1))
+
+
+@timed
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("size", [64, 512, 1400])
+def test_join(benchmark: Any, world: World, size: int, pieces: int) -> None:
+    trace = world.fragments(size, pieces)
+    measure(benchmark, world, lambda: world.stages.join(trace, 64), trace.count, trace.count // pieces)
+
+
+@timed
+@pytest.mark.parametrize("size, pieces", [(64, 1), (512, 1), (1390, 1), (1500, 2)])
+def test_split(benchmark: Any, world: World, size: int, pieces: int) -> None:
+    trace = world.for_bundles(size)
+    measure(benchmark, world, lambda: world.stages.split(trace, 64), trace.count * pieces, trace.count * pieces)
 
 
 @timed

@@ -9,6 +9,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from ..fastpath import table
+from ..fastpath.bundle import join_link, open_bundle
 from ..fastpath.packet import Kind
 from ._kernels import Stages, Trace
 
@@ -20,6 +21,8 @@ SIZES: dict[str, list[int]] = {"64": [64], "512": [512], "1400": [1400], "imix":
 PEER, PEER_PORT = bytes(10) + b"\xff\xff\xc0\x00\x02\x01", 1701
 FAR = IPv4Address("198.51.100.1")
 FIRST = IPv4Address("10.64.0.2")
+BUNDLED = IPv4Address("10.80.0.2")
+BUNDLES = 1000
 TICKS = 300                     # keepalive 30 s
 FLAGS = table.ConfigFlag.CONFIG_IP | table.ConfigFlag.CONFIG_CLAMP_MSS | table.ConfigFlag.CONFIG_COPY_DSCP
 
@@ -76,11 +79,63 @@ class World:
             self.tables.insert(mapped(address), 128, slot)
             self.tables.set_state(slot, table.State.OPEN)
             self.slots.append(slot)
+        self.next_id = next_id
+        self.bundles: list[tuple[int, int, IPv4Address]] = []      # the first link's ids, and the address
         self.stages = Stages(self.tables, (PEER, PEER_PORT))
         if slow := os.environ.get("HEADRACE_BENCH_SLOW"):         # stage:share, for a test that must see it found out
             stage, _, share = slow.partition(":")
             self.stages.slow(stage, float(share))
         self.trace = cache(self.some)
+
+    def bundle_up(self, bundles: int = BUNDLES) -> None:
+        """Bundles of two links each, beside the sessions."""
+        for i in range(len(self.bundles), bundles):
+            tunnel, address = i % TUNNELS + 1, BUNDLED + i
+            bank = tunnel % self.tables.banks
+            first = self.next_id[bank]
+            self.next_id[bank] += 3
+            path = (0, PEER, PEER_PORT, PEER, PEER_PORT)
+            slot, _ = self.tables.publish(Kind.KIND_BUNDLE, tunnel, first, 0, path, mtu=1500, mss=1460, address=mapped(address),
+                                          gateway=mapped(FAR), flags=FLAGS | table.ConfigFlag.CONFIG_BUNDLE)
+            open_bundle(self.tables, slot, mrru=1600)
+            for session in (first + 1, first + 2):
+                head = struct.pack("!HHH", 2, tunnel, session)
+                link, _ = self.tables.publish(Kind.KIND_L2TP, tunnel, session, 0, path, template=head + b"\xff\x03\x00\x21",
+                                              ppp_at=len(head))
+                self.tables.set_state(link, table.State.OPEN)
+                join_link(self.tables, slot, link, room=1400)
+            self.tables.insert(mapped(address), 128, slot)
+            self.tables.set_state(slot, table.State.OPEN)
+            self.bundles.append((tunnel, first + 1, address))
+
+    def fragments(self, size: int, pieces: int, most: int = 4096) -> Trace:
+        """Packets of a size that bundles in random order sent in so many fragments, one link after the other."""
+        self.bundle_up()
+        rng = random.Random(4)
+        numbers = [0] * len(self.bundles)
+        packets: list[Packet] = []
+        while len(packets) < most:
+            k = rng.randrange(len(self.bundles))
+            tunnel, session, address = self.bundles[k]
+            whole = b"\x00\x21" + tcp(size, address, FAR)
+            for i in range(pieces):
+                part = whole[len(whole) * i // pieces:len(whole) * (i + 1) // pieces]
+                flags = (0x80 if i == 0 else 0) | (0x40 if i == pieces - 1 else 0)
+                link = session + numbers[k] % 2
+                head = struct.pack("!HHHHHI", 2, tunnel, link, 0xFF03, 0x3D, flags << 24 | numbers[k])
+                packets.append((head + part, tunnel, link, mapped(address), 0))
+                numbers[k] += 1
+        return Trace(self.tables, packets)
+
+    def for_bundles(self, size: int, most: int = 2048) -> Trace:
+        """Packets of a size toward bundles in random order."""
+        self.bundle_up()
+        rng = random.Random(5)
+        packets: list[Packet] = []
+        for _ in range(most):
+            tunnel, session, address = self.bundles[rng.randrange(len(self.bundles))]
+            packets.append((tcp(size, FAR, address), tunnel, session, mapped(address), 0))
+        return Trace(self.tables, packets)
 
     def order(self, spread: str) -> list[int]:
         """Whose packets come, by the index of the session."""

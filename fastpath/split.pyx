@@ -59,7 +59,7 @@ cdef inline Session* choose(Worker* w, Bundle* b, const Members* m, size_t lengt
 cdef void split(Worker* w, Session* s, const Config* c, uint16_t tos, uint32_t packets, uint16_t protocol, uint8_t* block, size_t length,
                 const uint8_t* body, size_t body_length) noexcept nogil:
     """Send a packet of a bundle: the octets behind its protocol field are the `length` at `block`, with room for all headers in front of
-    them, and the others at `body`. The caller has reserved room in Out. Budget: 40 ns a fragment."""
+    them, and the others at `body`. The caller has reserved room in Out. Budget: 50 ns a fragment of 1,000 bundles, 70 when each packet is one."""
     cdef Bundle* b = &w.table.bundles[s - w.table.sessions]
     cdef const Members* m = &b.members[load_acquire8(&b.active) & 1]
     cdef Whole p
