@@ -421,4 +421,5 @@ def test_notes(file):
     missing, narrow = config.notes(config.load(file(used)))
     assert missing.startswith('profiles.default-encryption.bridge is "no-such-bridge", and there is no such interface now')
     assert narrow.startswith('profile "default-encryption" bridges, and a session of server.l2tp has room for frames of 1444 octets')
-    assert list(config.notes(config.load(file(BASE)))) == []
+    (missing,) = config.notes(config.load(file(used + "mrru = 1600\n")))
+    assert "no-such-bridge" in missing and list(config.notes(config.load(file(BASE)))) == []
