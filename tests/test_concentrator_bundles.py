@@ -260,6 +260,25 @@ def test_a_full_table_refuses_the_bundle(rig, monkeypatch):
     rig.check_empty()
 
 
+def test_goodbye_after_a_crash(tmp_path):
+    """Links and bundles of a former life are retired, and their slots rest."""
+    rig = lns(tmp_path)
+    first, second = two(rig)
+    bundle = rig.session("<l2tp-joe>")
+    slots = [bundle.slot, rig.slot(first), rig.slot(second)]
+    again = Rig(tmp_path, again=True, now=rig.now + 5, seed=9)
+    again.lacs, again.bundles = rig.lacs, rig.bundles
+    for lac in again.lacs:
+        lac.rig = again
+    assert again.core.say_goodbye(again.now) == 2
+    assert all(again.tables.state(slot) == State.RETIRED for slot in slots) and not again.tables.lookup(mapped(bundle.address))
+    again.core.frame((PuntKind.PUNT_PPP, 0, bundle.slot, bundle.generation, 0x8021, None, b"\x01\x01\x00\x04"), again.now)
+    again.run(1)
+    assert first.call_down and second.call_down
+    again.run(120)
+    again.check_empty()
+
+
 STEPS = ("dial", "other", "hang up", "terminate", "renegotiate", "alone", "vanish", "disconnect", "no echo")
 
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from peers.concentrator import LOCAL
-from peers.lab import until
+from peers.lab import CONCENTRATOR, until
 from test_peer_mppe import STRONG, profile, unharmed
 from test_peer_traffic import fits, pings, transfer
 
@@ -42,6 +42,26 @@ def test_packets_larger_than_the_link(serve, dial, kernel):
     sizes = [29, 100, *range(1390, 1412, 3), *range(1444, 1453), 1500, *range(MRRU - 2, MRRU + 1)]
     fits(pings(lambda command: client.run(command, 60).out, LOCAL, sizes, "do"), MRRU)
     assert "active-links: 1\n" in concentrator.command("monitor", "joe", "--once")
+    concentrator.kill_child("forwarder")
+    until("another forwarder has the bundle", lambda: client.run(f"ping -q -c 1 -W 1 -s 1572 -M do {LOCAL}").rc == 0, 15)
+
+
+def test_a_bundle_of_two_tunnel_types(serve, dial_pppoe):
+    """A link by PPPoE, and one by L2TP from the same place."""
+    concentrator = serve(mrru=MRRU, pppoe=[{"interface": "peer0", "mrru": MRRU}])
+    options = f"multilink\nmrru {MRRU}\nendpoint local:68656165\nnoccp"
+    client = dial_pppoe("joe", ppp=options)
+    client.up()
+    bundle(concentrator, 1)
+    client.write(l2tp=client.options.replace("/pppd\n", "/pppd1\n"), xl2tpd_conf=(
+        f"[global]\nlisten-addr = {client.outer}\nforce userspace = yes\n"
+        f"[lac x]\nlns = {CONCENTRATOR}\npppoptfile = {client.folder}/l2tp\nautodial = yes\n"))
+    client.spawn(f"exec xl2tpd -D -c {client.folder}/xl2tpd.conf -C {client.folder}/control -p {client.folder}/pid "
+                 f">{client.folder}/xl2tpd 2>&1")
+    session = bundle(concentrator, 2)
+    assert session["name"] == "<pppoe-joe>" and [link["service"] for link in session["links"]] == ["pppoe", "l2tp"]
+    client.run(f"ip link set {client.interface} mtu {MRRU}").check()
+    fits(pings(lambda command: client.run(command, 60).out, LOCAL, [29, 1400, 1500, MRRU], "do"), MRRU)
 
 
 def test_two_links_on_two_workers(lab, serve, dial):
@@ -59,10 +79,10 @@ def test_two_links_on_two_workers(lab, serve, dial):
     attached = "pppd1" if "Link attached to" in client.log("pppd1") else "pppd"
     options = f"{client.folder}/options{attached.removeprefix('pppd')}"
     received = f"/sys/class/net/{client.interface}/statistics/rx_bytes"
-    cut = client.spawn(f"wait_for 20000 eval '[ $(cat {received}) -gt 3000000 ]'; kill -9 $(pgrep -f -x '.*pppd .*{options}'); "
+    cut = client.spawn(f"wait_for 20000 eval '[ $(<{received}) -gt 3000000 ]'; kill -9 $(pgrep -f -x '.*pppd .*{options}'); "
                        f"cat {received}")
-    transfer(lab, client, "receive", 5002, 8 << 20)
-    assert int(cut.wait().check()) < 8 << 20, "the file had arrived"
+    transfer(lab, client, "receive", 5002, 16 << 20)
+    assert int(cut.wait().check()) < 16 << 20, "the file had arrived"
     assert bundle(concentrator, 1)["rx-bytes"] > 2 << 20
     assert re.search("without the l2tp link from .*, 1 remain", concentrator.log)
     client.ping(LOCAL)
