@@ -142,7 +142,8 @@ def strangers(rows: Rows) -> None:
 
 
 def minutes(length: float) -> str:
-    return f"{length / 60:.0f} min {length % 60:.0f} s" if length >= 60 else f"{length:.0f} s"
+    whole, rest = divmod(round(length), 60)
+    return f"{whole} min {rest} s" if whole else f"{rest} s"
 
 
 @app.callback(invoke_without_command=True)

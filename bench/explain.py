@@ -46,19 +46,21 @@ def explain(report: Row, octets: int = 0) -> list[str]:
     if octets > SMALL:
         words += copies(stages, octets)
     words += [sums(row, octets) for name, row in stages.items() if name in SUMS and octets > SMALL and row["share"] > 0.02]
-    words += [misses(row) for name, row in stages.items() if name in LOOKUPS and row["packets"] and over(row)]
+    words += [misses(row) for name, row in stages.items() if name in LOOKUPS and row["packets"] and over(row, report)]
     words += [f"{row['stage']} is over its budget: {row['user_ns_each']:.1f} ns where it may take {row['budget']['ns']:g} "
               f"({row['budget']['text']})." for row in stages.values()
-              if row["budget"] and row["packets"] and over(row) and row["stage"] not in LOOKUPS | SUMS]
+              if row["budget"] and row["packets"] and over(row, report) and row["stage"] not in LOOKUPS | SUMS]
     if report["waited_share"] > 0.05:
         words.append(f"Others used the workers' cores: {report['waited_share']:.0%} of the time that they could have run they waited for "
                      "one. The figures are of the time that they did run, but with caches that others had used.")
     return words
 
 
-def over(row: Row) -> bool:
-    """Dearer than its docstring allows, and not by the clock's own reading, of which a batch has one."""
-    return row["user_ns_each"] > row["budget"]["ns"] + 20 / max(row["packets_a_batch"], 1)
+def over(row: Row, report: Row) -> bool:
+    """Dearer than its docstring allows, and not by the clock's own readings: a batch has one, and around a system call half of
+    either of two is outside."""
+    readings = row["batches"] + report["calls"].get(CALLS.get(row["stage"], ""), 0)
+    return bool(row["user_ns_each"] > row["budget"]["ns"] + 20 * readings / max(row["packets"], 1))
 
 
 def largest(stages: dict[str, Row], column: str) -> list[Row]:
