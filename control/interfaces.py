@@ -8,6 +8,7 @@ forwarder holds the same sockets, and need not know.
 """
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import struct
@@ -96,9 +97,23 @@ class Interfaces:
         try:
             for sock in self.sockets[name]:
                 sock.bind((name, ETH_P_ALL))
-                if name in self.promiscuous:
-                    sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("=iHH8x", state.number, PACKET_MR_PROMISC, 0))
+            self.bound[name] = state.number
+            if name in self.promiscuous:
+                self.hear(name)
         except OSError as error:        # it went away meanwhile, and that is news to come
+            self.bound.pop(name, None)
             return f"interface {name} cannot be used ({error.strerror})"
-        self.bound[name] = state.number
         return state
+
+    def want(self, promiscuous: set[str]) -> None:
+        """By another configuration; what heard all goes on to."""
+        for name in sorted(promiscuous - self.promiscuous):
+            self.promiscuous.add(name)
+            if name in self.bound:
+                with contextlib.suppress(OSError):          # it went away meanwhile
+                    self.hear(name)
+
+    def hear(self, name: str) -> None:
+        """All that is on its wire; what is for others the filter keeps out."""
+        for sock in self.sockets[name]:
+            sock.setsockopt(SOL_PACKET, PACKET_ADD_MEMBERSHIP, struct.pack("=iHH8x", self.bound[name], PACKET_MR_PROMISC, 0))

@@ -120,8 +120,7 @@ class Server:
             return None
         sockets = {name: [socket.socket(fileno=self.store.get(f"ethernet/{name}/{worker}")) for worker in range(self.tables.workers)]
                    for name in names}
-        tagged = {name for service in config.server.pppoe if any(outer[1] for outer, _ in service.ranges) for name in service.interface}
-        return Interfaces(sockets, tagged, self.concentrator.pppoe.interface)
+        return Interfaces(sockets, config.server.tagged, self.concentrator.pppoe.interface)
 
     def relinked(self) -> None:
         """The kernel's interfaces changed."""
@@ -142,6 +141,9 @@ class Server:
         self.beaten = time.monotonic()
         self.tables.beat(time.monotonic_ns())
         self.concentrator.quarantine.look(self.beaten)
+        if self.interfaces and self.config is not self.concentrator.config:
+            self.config = self.concentrator.config
+            self.interfaces.want(self.config.server.tagged)
         self.settle()
 
     def catch_up(self) -> None:

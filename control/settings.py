@@ -265,6 +265,11 @@ class Server(Table):
         return sorted({interface for service in self.pppoe if service.enabled for interface in service.interface})
 
     @property
+    def tagged(self) -> set[str]:
+        """Those of them that have services in VLANs."""
+        return {name for one in self.pppoe if one.enabled and any(outer[1] for outer, _ in one.ranges) for name in one.interface}
+
+    @property
     def mtu(self) -> int:
         """Of the interface that carries all sessions: what the most generous server allows."""
         return max(serving.largest for _, serving in self.enabled() or self.all())

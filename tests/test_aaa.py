@@ -108,3 +108,10 @@ def test_a_reload_keeps_the_rest_of_addresses_and_whose_they_were():
     own.configure(configuration(pools={"clients": ["10.67.0.0/24", "10.68.0.0/24"]}))
     assert grant(own, "ann").remote_address != address
     assert grant(own, "joe").remote_address == address
+
+
+@pytest.mark.parametrize("said", ["02:00:5e:20:00:01@100.7", "02:00:5E:20:00:01@100.7"])
+def test_a_caller_id_is_the_same_in_any_case(said):
+    own = authority(secrets={"joe": {"password": "1", "caller-id": said}})
+    assert not isinstance(own.check(request("joe", "1"), "02:00:5E:20:00:01@100.7", "pppoe"), Reject)
+    assert own.check(request("joe", "1"), "02:00:5E:20:00:01@100.8", "pppoe").code == "caller-id"

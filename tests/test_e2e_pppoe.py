@@ -1,7 +1,9 @@
 """Our own hosts dial in by PPPoE, in frames that the tests build: networks that no kernel here knows, services, and bad manners."""
 from __future__ import annotations
 
+import json
 import re
+import signal
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path as File
@@ -13,7 +15,7 @@ from ours.flood import flood
 from ours.host import DISCOVERY, SESSION, frame, station
 from ours.packets import answered, ping
 from ours.place import LAN
-from peers.concentrator import LOCAL
+from peers.concentrator import LOCAL, toml
 
 pytestmark = pytest.mark.root
 
@@ -178,3 +180,28 @@ def test_services_by_mac_and_by_name(here, hosts):
     late = far.call("bob", local=station(4), wait=False)
     far.until("the service has enough", lambda: late.cleared)
     reaches(joe, LAN)
+
+
+def test_a_reload_brings_vlans_and_services(here, hosts, place):
+    """An interface whose VLANs the kernel does not know must hear all; which interfaces there are needs a restart."""
+    def promiscuous():
+        return json.loads(place.on_host(place.netns, "ip", "-j", "-d", "link", "show", "wire").stdout)[0]["promiscuity"] > 0
+
+    concentrator, far = here(pppoe=[{"service-name": "internet"}]), hosts(tries=2, wait=0.3)
+    joe = far.call("joe")
+    assert not promiscuous()
+    config = concentrator.config
+    services = config["server"]["pppoe"]
+    services.append({**services[0], "service-name": "tv", "pppoe-over-vlan-range": ["7"]})
+    concentrator.file.write_text(toml(config))
+    concentrator.process.send_signal(signal.SIGHUP)
+    concentrator.logs("was read again")
+    far.until("it hears all", promiscuous)
+    ann = far.call("ann", local=station(2, *NETWORKS["one tag"]), service_name=b"tv")
+    reaches(ann, LAN)
+    reaches(joe, LAN)
+    services.append({**services[0], "interface": "lan"})
+    concentrator.file.write_text(toml(config))
+    concentrator.process.send_signal(signal.SIGHUP)
+    concentrator.logs("server.pppoe.interfaces cannot change while headrace runs; restart it")
+    assert len(concentrator.sessions()) == 2
