@@ -34,7 +34,7 @@ def test_services_and_networks(lab, serve, dial_pppoe):
         assert (session["service"], session["mtu"], session["mru"], session["interface"]) == ("pppoe", sizes[user], sizes[user], "peer0")
         assert session["caller-id"] == client.mac + {"eve": "@7", "bob": "@100.7"}.get(user, "")
         assert session["called-id"] == ("tv" if user in ("eve", "bob") else "internet")
-    wrong.says("pppd", "Timeout waiting for PADO|Unable to complete PPPoE Discovery", 45)         # it asks for 5, 10 and 20 s
+    assert "PADO" not in wrong.log("pppd") and concentrator.get("stats")["verdicts"]["drop-service"] > 0
     stranger.says("pppd", "authentication failed|E=691|Access denied")
     until("the failure is on record", lambda: any(row["service"] == "pppoe" and row["code"] == "bad-password"
                                                   for row in concentrator.json("sessions", "--failed")))
