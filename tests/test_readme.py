@@ -13,6 +13,7 @@ from headrace.control import command, listing, supervisor
 from headrace.control.automaton import TABLE
 from headrace.control.l2tpcall import CALL
 from headrace.control.l2tptunnel import TUNNEL
+from headrace.control.pppoe import CONCENTRATOR, HOST
 from headrace.control.pptpcall import PAC, PNS
 from headrace.control.pptpconnection import CONNECTION
 from headrace.control.settings import Concentrator, L2tp, Pool6, Pppoe, Pptp, Profile, Secret, Table
@@ -96,8 +97,9 @@ def matrix(transitions: Transitions) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("table", [*map(matrix, (TUNNEL, CALL, CONNECTION, PAC, PNS)), textwrap.dedent(TABLE).strip("\n")],
-                         ids=["tunnel", "call", "connection", "pac", "pns", "ppp"])
+@pytest.mark.parametrize("table", [*map(matrix, (TUNNEL, CALL, CONNECTION, PAC, PNS, CONCENTRATOR, HOST)),
+                                   textwrap.dedent(TABLE).strip("\n")],
+                         ids=["tunnel", "call", "connection", "pac", "pns", "concentrator", "host", "ppp"])
 def test_state_tables_are_the_programs(table):
     assert table in (TREE / "control" / "README.md").read_text(), f"put this there:\n{table}"
 

@@ -29,6 +29,9 @@ class Store:
     def get(self, name):
         return os.open(self.path, os.O_RDWR) if name == "tables" else self.control.fileno()
 
+    def names(self, prefix=""):
+        return []
+
     def read(self, name):
         return json.dumps({"tun": "none", "udp": False}).encode()
 
