@@ -169,6 +169,26 @@ def test_what_rules_and_policies_would_miss():
         assert found[-1] and ring.sockets() == []
 
 
+@pytest.mark.root
+def test_what_an_ipsec_policy_would_miss():
+    """One on what leaves: frames of our own would leave in clear. The kernel says when it comes and when it goes."""
+    found, ends = [], "src 192.0.2.1 dst 192.0.2.2"
+    with Namespace("bypass").entered():
+        decision = bypass.Bypass("auto", found.append)
+
+        def after(change):
+            run(f"ip xfrm policy {change}")
+            while select.select(decision.sockets(), [], [], 0.2)[0]:
+                decision.changed()
+            return found[-1]
+        assert found == [True]
+        assert after(f"add dir in {ends} proto gre tmpl {ends} proto esp mode transport") and bypass.reasons() == []
+        assert not after(f"add dir out {ends} proto gre tmpl {ends} proto esp mode transport")
+        assert bypass.reasons() == ["an IPsec policy"]
+        assert after(f"delete dir out {ends} proto gre") and bypass.reasons() == []
+        decision.close()
+
+
 def test_iptables_of_the_old_kind(monkeypatch, tmp_path):
     names = tmp_path / "names"
     monkeypatch.setattr(bypass, "IPTABLES", names)
