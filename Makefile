@@ -38,7 +38,7 @@ test: build packages
 bench: build packages
 	$(SUDO) $(BIN)/headrace bench $(BENCH_ARGS)
 
-# All published figures, and README.md's tables and pictures from them: about half an hour, with nothing else on the machine.
+# All published figures, and README.md's tables and pictures from them: about 35 minutes, with nothing else on the machine.
 MEASURE = cd bench/results && $(SUDO) $(abspath $(BIN))/headrace bench
 figures: build packages
 	$(MEASURE) throughput --size 64,imix --duration 1 --json wire.json
@@ -48,6 +48,7 @@ figures: build packages
 	$(MEASURE) throughput --protocol pptp --size 64,1400 --wire offload --duration 1 --json pptp.json
 	$(MEASURE) throughput --protocol pptp-raw --size 1400 --wire offload --duration 1 --json pptp-raw.json
 	$(MEASURE) throughput --protocol pptp --mppe 128 --size 64,1400 --wire offload --duration 1 --repeat 5 --json pptp-mppe.json
+	$(MEASURE) throughput --protocol pppoe --size 64 --duration 1 --json pppoe.json
 	$(MEASURE) setup --json setup.json
 	$(MEASURE) setup --window 0 --json setup-instant.json
 	$(MEASURE) setup --auth pap --peer l2tpns --json setup-pap.json

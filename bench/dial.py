@@ -111,7 +111,11 @@ class FarEnd:
                 self.failure = f"{self.up} of {sessions} sessions were up, and for {PATIENCE:.0f} s no other came"
             if self.failure:
                 raise LabError(f"dialling: {self.failure}")
-        return [Session(*call.peer_ids, str(call.link.local_address)) for call in self.calls.values() if call.link]
+        return [Session(*call.peer_ids, str(call.link.local_address)) for call in self._in_order() if call.link]
+
+    def _in_order(self) -> list[Call]:
+        """Calls by their numbers."""
+        return sorted(self.calls.values(), key=lambda call: call.number)
 
     def attend(self, timeout: float = 0) -> None:
         """Take what has arrived, waiting that long for it; let time pass, and answer."""

@@ -1,9 +1,10 @@
-"""The headers that the benchmarks put in front of an IPv4 packet: the null tunnel's, L2TP's, PPTP's.
+"""The headers that the benchmarks put in front of an IPv4 packet: the null tunnel's, L2TP's, PPTP's, PPPoE's.
 
 null   16 octets, fixed: |0x4002|length|1|session|    sequence     |0xff03|0x0021|
 L2TP   a data message (RFC 2661 section 3.1) with or without its length, and PPP's FF03 0021 (RFC 1661)
 GRE    enhanced GRE (RFC 2637 section 4.1) with S and without A, and PPP's FF03 0021; of an encrypted session FF03 00FD,
        MPPE's header (RFC 3078 section 3), and 0021, which is encrypted already
+PPPoE  of a session (RFC 2516 section 4), and 0021; Ethernet's header in front of it is a link's (frames.pxd)
 
 Each is a template of at most ROOM octets that ends where the inner packet begins.
 """
@@ -18,6 +19,7 @@ cdef enum:
     FRAMING_L2TP = 1
     FRAMING_BARE = 2        # no outer header: an inner socket, or a TUN
     FRAMING_GRE = 3         # what comes in has an IPv4 header in front, as a raw socket gives it
+    FRAMING_PPPOE = 4       # what comes in has Ethernet's header in front
     SEAL = 4                # MPPE's header and the protocol number behind it
     PUNT = -1
     QUIET = -2              # an acknowledgment
@@ -86,6 +88,22 @@ cdef inline void frame_gre(Framing* f, uint16_t call, uint32_t sequence, bint se
         store16(p + 18, 0x0021)
 
 
+cdef inline void frame_pppoe(Framing* f, uint16_t session, const uint8_t* link) noexcept nogil:
+    """`link`: Ethernet's header, or NULL: it comes from elsewhere."""
+    cdef uint8_t* p = f.template + ROOM - 8
+    memset(f, 0, sizeof(Framing))
+    f.kind = FRAMING_PPPOE
+    f.size = 8
+    if link != NULL:
+        f.size = 22
+        memcpy(p - 14, link, 14)
+    f.counted = 2
+    f.length_at = ROOM - 4
+    store16(p, 0x1100)
+    store16(p + 2, session)
+    store16(p + 6, 0x0021)
+
+
 cdef inline void push_frame(Framing* f, uint8_t* room, int n) noexcept nogil:
     """The header for n octets of IP into the ROOM octets before them."""
     memcpy(room, f.template, ROOM)
@@ -134,6 +152,24 @@ cdef inline int pull_gre(const Framing* f, const uint8_t* p, int* n) noexcept no
     return at
 
 
+cdef inline int pull_pppoe(const Framing* f, const uint8_t* p, int* n) noexcept nogil:
+    """As pull_frame, of untagged frames."""
+    cdef int at, length
+    if n[0] < 20 or load16(p + 12) != 0x8864 or load16(p + 14) != 0x1100 or (f.session and load16(p + 16) != f.session):
+        return BAD
+    length = load16(p + 18)
+    if length > n[0] - 20:
+        return BAD
+    n[0] = 20 + length
+    at = pull_ppp(p, 20, n[0], 0x21)
+    if at <= 0:
+        return at
+    if n[0] < at + 20:
+        return BAD
+    n[0] -= at
+    return at
+
+
 cdef inline int pull_frame(const Framing* f, const uint8_t* p, int* n) noexcept nogil:
     """The offset of the IP packet in the *n octets at p (and *n becomes its length), PUNT for what is not
     this session's IP, QUIET for what carries nothing, or BAD."""
@@ -145,6 +181,8 @@ cdef inline int pull_frame(const Framing* f, const uint8_t* p, int* n) noexcept 
         return 16
     if f.kind == FRAMING_GRE:
         return pull_gre(f, p, n)
+    if f.kind == FRAMING_PPPOE:
+        return pull_pppoe(f, p, n)
     if n[0] < 6:
         return BAD
     flags = load16(p)

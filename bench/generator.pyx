@@ -20,14 +20,14 @@ from libc.string cimport memcpy, memset
 from ..fastpath.bytes cimport store16
 from ..fastpath.mppe cimport Ciphers, free_ciphers, mppe_encrypt, mppe_run, new_ciphers
 from ..fastpath.sys cimport (
-    CLOCK_MONOTONIC, CMSG_DATA, CMSG_LEN, CMSG_SPACE, EAGAIN, EINTR, ENOBUFS, MSG_DONTWAIT, SOL_UDP, UDP_SEGMENT,
-    VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_UDP_L4, cmsghdr, errno, iovec, mmsghdr, pause, sendmmsg, timespec, virtio_net_hdr,
+    CMSG_DATA, CMSG_LEN, CMSG_SPACE, EAGAIN, EINTR, ENOBUFS, MSG_DONTWAIT, SOL_UDP, UDP_SEGMENT,
+    VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_UDP_L4, cmsghdr, errno, iovec, mmsghdr, pause, sendmmsg, virtio_net_hdr,
 )
 from .ends cimport Ends
 from .frames cimport ETHERNET, IPV4, LINK, put_ip
-from .framing cimport FRAMING_BARE, ROOM, SEAL, Framing, frame_gre, frame_l2tp, frame_null, push_frame
+from .framing cimport FRAMING_BARE, ROOM, SEAL, Framing, frame_gre, frame_l2tp, frame_null, frame_pppoe, push_frame
 from .offload cimport SEGMENTS, SUPER, fold, pseudo, put_sum, sum_header, sum_ip
-from .payload cimport INNER, MARK, STAMP, Stamp, clock
+from .payload cimport INNER, MARK, STAMP, Stamp, clock, nap
 from .sink cimport Sink
 
 import socket as sockets
@@ -36,9 +36,6 @@ from .tunnel import sockaddr
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
-
-cdef extern from "<time.h>" nogil:
-    int clock_nanosleep(int, int, const timespec*, timespec*)
 
 cdef enum:
     MESSAGES = 64           # of one sendmmsg
@@ -56,13 +53,6 @@ cdef inline uint32_t load_word(const uint8_t* p) noexcept nogil:
     cdef uint16_t v
     memcpy(&v, p, 2)
     return v
-
-
-cdef inline void nap(int64_t ns) noexcept nogil:
-    cdef timespec t
-    t.tv_sec = ns // 1000000000
-    t.tv_nsec = ns % 1000000000
-    clock_nanosleep(CLOCK_MONOTONIC, 0, &t, NULL)
 
 
 cdef struct Stream:
@@ -99,22 +89,22 @@ cdef class Generator:
     def __cinit__(self, int fd, str framing, sessions, str other, *, peer=None, int flows=1, size=64, bint coalescible=True,
                   int burst=SEGMENTS, double rate=0, bint length=False, int port=9, bytes link=b"", Ends ends=None,
                   Sink sink=None):
-        """`framing` is null, l2tp, gre, or bare for a packet socket (port.py) on the TUN; `sessions` are (tunnel, session, address)
+        """`framing` is null, l2tp, gre, pppoe, or bare for a packet socket (port.py) on the TUN; `sessions` are (tunnel, session, address)
         as the forwarder knows them, `other` the inner address that they talk to: packets go from the sessions to it,
         or with bare from it to them. `size`: octets of an inner packet, or several that come in turn. `rate` is packets a second,
         0 flat out. `link`: Ethernet's header, and IPv4's without lengths, in front of each; `fd` is a packet socket then. `ends` are
-        the sessions of gre, in their order."""
+        the sessions of gre, in their order. Sessions of pppoe differ in the last two octets of the station that they are from."""
         cdef int i, j
         cdef Stream* s
         cdef uint8_t* ip
-        kinds = {"null": 0, "l2tp": 1, "bare": 2, "gre": 3}
+        kinds = {"null": 0, "l2tp": 1, "bare": 2, "gre": 3, "pppoe": 4}
         sizes = [size] if isinstance(size, int) else list(size)
         if (framing not in kinds or not sessions or flows < 1 or burst < 1 or not 1 <= len(sizes) <= SIZES
                 or not INNER + STAMP <= min(sizes) <= max(sizes) <= 9000):
             raise ValueError("a generator needs a framing, sessions, flows, and up to 64 sizes from 52 to 9000")
         if framing == "gre" and (ends is None or ends.count != len(sessions)):
             raise ValueError("a generator of gre needs an end for each session")
-        if len(link) not in (0, ETHERNET, LINK):
+        if len(link) not in (0, ETHERNET, LINK) or (framing == "pppoe" and len(link) != ETHERNET):
             raise ValueError("a link header is Ethernet's, and IPv4's or none")
         self.fd, self.kind, self.coalescible, self.rate = fd, kinds[framing], coalescible, rate
         self.n_streams, self.n_sizes, self.burst = len(sessions) * flows, len(sizes), min(burst, SEGMENTS)
@@ -139,6 +129,8 @@ cdef class Generator:
                 frame_l2tp(&self.framings[i], length, tunnel, session)
             elif self.kind == 3:
                 frame_gre(&self.framings[i], session, ends.at[i].sequence, ends.sealed)
+            elif self.kind == 4:
+                frame_pppoe(&self.framings[i], session, NULL)
             near = sockets.inet_aton(address)
             pair = far + near if self.kind == FRAMING_BARE else near + far
             for j in range(flows):
@@ -281,6 +273,8 @@ cdef class Generator:
                 if self.link_size == LINK:
                     put_ip(p + ETHERNET, self.link_sum, IPV4 + f.size + size, self.id)
                     self.id += 1
+                else:
+                    store16(p + ETHERNET - 4, <uint16_t>s.framing)
                 p += self.link_size
             push_frame(f, room, size)
             memcpy(p, room + ROOM - f.size, f.size)

@@ -9,7 +9,7 @@ from .concentrator import Concentrator
 from .lab import FORWARDER, OTHERS, Lab
 from .lns import Lns
 from .stages import Looker, open_tables
-from .subject import MTU, Packets
+from .subject import Packets
 
 
 class Headrace(Lns):
@@ -20,14 +20,15 @@ class Headrace(Lns):
         """`mppe`: 40, 56 or 128 bits, stateless, of all sessions; 0: in clear."""
         super().__init__(lab, workers)
         if mppe:
-            self.encryption, self.mtu = Policy("require", (mppe,)), MTU + MPPE_HEADER
+            self.encryption, self.header = Policy("require", (mppe,)), MPPE_HEADER
         self.concentrator: Concentrator | None = None
 
     def settings(self) -> dict[str, Any]:
         """What is not as concentrator.py has it, by what it is of."""
+        longest = self.mtu + self.header
         # Nobody answers echoes while the sink has the far end's socket, hence the long keepalive.
         found: dict[str, Any] = {"concentrator": {"offload": self.offload, "spin": "0s", "log": "warning", "workers": self.workers},
-                                 "server": {"max-mtu": self.mtu, "max-mru": self.mtu, "keepalive-timeout": "1h"}}
+                                 "server": {"max-mtu": longest, "max-mru": longest, "keepalive-timeout": "1h"}}
         if self.encryption.required:
             found["server"]["authentication"] = [self.authentication]
             found["profile"] = {"use-encryption": "require", "mppe-strength": list(self.encryption.strengths)}

@@ -1,4 +1,4 @@
-"""The far end of one L2TP or PPTP session at the null tunnel's cost, so that iperf3 can run through headrace.
+"""The far end of one L2TP, PPTP or PPPoE session at the null tunnel's cost, so that iperf3 can run through headrace.
 
 Who sets the session up (control/l2tp.py and control/ppp.py, driven over `wire` as long as this does not
 run) hands over the socket and the ids; from then on the control connection goes through `control`:
@@ -20,7 +20,7 @@ from .tunnel import Tunnel
 
 
 class DataPlane:
-    """One session between a TUN and a UDP socket, or a raw one of GRE, in a thread that holds no GIL."""
+    """One session between a TUN and a UDP socket, a raw one of GRE or a packet socket of PPPoE, in a thread that holds no GIL."""
 
     def __init__(self, tun: int, wire: socket.socket, peer: tuple[str, int] | None, ids: tuple[int, int], peer_ids: tuple[int, int],
                  length: bool = False, cpu: int = -1, spin_us: int = 0, ends: Ends | None = None,
@@ -33,10 +33,13 @@ class DataPlane:
         self._tunnel = Tunnel(tun, wire.fileno(), peer, inside.fileno(), spin_us)
         if ends:
             self._tunnel.gre(ids[1], peer_ids[1], ends)
+        elif wire.family == socket.AF_PACKET:
+            assert frames
+            self._tunnel.pppoe(ids[1], peer_ids[1], frames[1])
         else:
             merge(wire)
             self._tunnel.l2tp(ids[0], ids[1], peer_ids[0], peer_ids[1], length)
-        if frames:
+        if ends and frames:
             self._tunnel.frames(frames[0].fileno(), frames[1])
         self._thread = threading.Thread(target=self._run, name="lac")
 

@@ -16,7 +16,7 @@ from .dial import Call, FarEnd, Lac
 from .lab import FORWARDER, HOST, OTHERS, PEER, Lab, LabError
 from .lac import DataPlane
 from .port import merge, open_tun
-from .subject import GSO_MAX_SIZE, MTU, Far, Subject
+from .subject import GSO_MAX_SIZE, Far, Subject
 
 PORT = 1701
 
@@ -27,7 +27,7 @@ class Lns(Subject):
     whole = True                    # it takes super-packets
     authentication = "mschap2"
     encryption: Policy = IN_CLEAR
-    mtu = MTU                       # of PPP
+    header = 0                      # octets by which PPP's packets are longer
 
     def __init__(self, lab: Lab, workers: int = 1) -> None:
         super().__init__(lab, workers)
@@ -47,7 +47,8 @@ class Lns(Subject):
         return DataPlane(self._tun, lac.wire, lac.peer, call.ids, call.peer_ids, cpu=OTHERS)
 
     def _dial(self, sessions: int) -> FarEnd:
-        link = LinkSettings(mru=self.mtu, mtu=self.mtu, authentication=(self.authentication,), user=user(0), password=password(0),
+        longest = self.mtu + self.header
+        link = LinkSettings(mru=longest, mtu=longest, authentication=(self.authentication,), user=user(0), password=password(0),
                             encryption=self.encryption)
         with self.lab.peer.entered():
             self._lac = self._connect(link)
@@ -64,7 +65,7 @@ class Lns(Subject):
         call = next(iter(lac.calls.values()))
         with self.lab.peer.entered():
             self._tun = open_tun("lt0")
-        self.lab.peer.configure("lt0", f"{self._sessions[0].address}/16", MTU, GSO_MAX_SIZE)
+        self.lab.peer.configure("lt0", f"{self._sessions[0].address}/16", self.mtu, GSO_MAX_SIZE)
         self._plane = self._carry(lac, call)
         self._wire, lac.wire = lac.wire, self._plane.control
         self._plane.start()

@@ -12,7 +12,7 @@ import signal
 import sys
 
 from .ends import Ends
-from .port import address, gre_link, open_frames, open_gre, open_tun, open_udp, station
+from .port import ETH_P_PPP_SES, address, gre_link, open_frames, open_gre, open_session, open_tun, open_udp, station
 from .tunnel import Tunnel
 
 
@@ -46,8 +46,15 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 def main() -> None:
     p = arguments(__doc__)
     p.add_argument("--gre", action="store_true", help="over GRE as PPTP has it, between the same two addresses, and not over UDP")
+    p.add_argument("--pppoe", metavar="MAC", type=bytes.fromhex, help="over Ethernet as PPPoE has it, with this station")
     p.add_argument("--frames", metavar="MAC", type=bytes.fromhex, help="with --gre: send frames to this station, from a ring")
     a = p.parse_args()
+    if a.pppoe:
+        wire = open_session("wire")
+        tunnel = Tunnel(open_tun(a.tun), wire.fileno(), spin_us=a.spin)
+        tunnel.pppoe(0, 1, a.pppoe + station("wire") + ETH_P_PPP_SES.to_bytes(2, "big"))
+        serve(tunnel, a.cpu)
+        return
     if not a.gre:
         wire = open_udp(a.local)
         serve(Tunnel(open_tun(a.tun), wire.fileno(), a.peer, spin_us=a.spin), a.cpu)

@@ -4,6 +4,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from ..fastpath.sys cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+cdef extern from "<time.h>" nogil:
+    int clock_nanosleep(int, int, const timespec*, timespec*)
+
 cdef enum:
     MARK = 0x68656164
     STAMP = 24
@@ -19,3 +22,10 @@ cdef inline int64_t clock() noexcept nogil:
     cdef timespec t
     clock_gettime(CLOCK_MONOTONIC, &t)
     return t.tv_sec * 1000000000 + t.tv_nsec
+
+
+cdef inline void nap(int64_t ns) noexcept nogil:
+    cdef timespec t
+    t.tv_sec = ns // 1000000000
+    t.tv_nsec = ns % 1000000000
+    clock_nanosleep(CLOCK_MONOTONIC, 0, &t, NULL)

@@ -13,7 +13,8 @@ IFF_TUN, IFF_NO_PI, IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
 CSUM, TSO4, USO4, USO6 = 0x01, 0x02, 0x20, 0x40
 SOL_UDP, UDP_GRO = 17, 104
 SOL_PACKET, PACKET_VNET_HDR, PACKET_QDISC_BYPASS, ETH_P_IP = 263, 15, 20, 0x0800
-PACKET_VERSION, PACKET_TX_RING, PACKET_LOSS, TPACKET_V2 = 10, 13, 14, 1
+PACKET_RX_RING, PACKET_VERSION, PACKET_TX_RING, PACKET_LOSS, PACKET_IGNORE_OUTGOING, TPACKET_V2 = 5, 10, 13, 14, 23, 1
+ETH_P_PPP_DISC, ETH_P_PPP_SES = 0x8863, 0x8864
 SIOCGIFHWADDR, SO_ATTACH_FILTER, GRE = 0x8927, 26, 47
 BUFFER = 4 << 20
 FRAME, FRAMES, BLOCK = 2048, 2048, 1 << 18      # of a ring: frames.pxd has the first two
@@ -77,6 +78,18 @@ def open_gre(local: str, peer: str, room: int = BUFFER) -> socket.socket:
     s.setsockopt(socket.SOL_SOCKET, 32, BUFFER)             # SO_SNDBUFFORCE
     s.bind((local, 0))
     s.connect((peer, 0))
+    return s
+
+
+def open_session(interface: str, ring: bool = True) -> socket.socket:
+    """A packet socket that receives PPPoE's sessions, into a ring (frames.pxd)."""
+    s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+    s.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+    s.setsockopt(socket.SOL_SOCKET, 33, BUFFER)             # SO_RCVBUFFORCE
+    if ring:
+        s.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
+        s.setsockopt(SOL_PACKET, PACKET_RX_RING, struct.pack("IIII", BLOCK, FRAMES * FRAME // BLOCK, FRAME, FRAMES))
+    s.bind((interface, ETH_P_PPP_SES))
     return s
 
 

@@ -2,7 +2,7 @@
 
     peer    generator -> frames of its own;  raw socket -> sink;  a data plane that sends frames, for TCP
 
-GRE has no offload on the wire, so a packet is a frame on both wires, and they differ inside only.
+GRE has no offload on the wire, so a packet is a frame on every wire.
 """
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
     bench/results/*.json, as SECTIONS and PICTURES name them  ->  bench/results/*.svg, and Markdown between two markers of README.md
 
-A file that is missing or lacks a figure is an error: the tables are whole, or README.md stays as it is.
+A file that is missing or lacks a figure is an error: the tables are whole, or README.md stays as it is. What was never measured has no
+file and no table.
 """
 from __future__ import annotations
 
@@ -94,6 +95,16 @@ SECTIONS = [
             lambda r: r.get("batch", 64) == 64 and r.get("size", "64") == "64", {
         "stages": lambda r: r["kernel"], "octets": lambda r: str(r.get("size", "")), "sessions": lambda r: str(r.get("spread", "")),
         "ns a packet": lambda r: f"{r['ns']:.1f}"}),
+    Section(("pptp.json", "pptp-raw.json"), "PPTP beside a null tunnel over GRE", lambda r: r["subject"] == "headrace",
+            {"sends": lambda r: "by the raw socket" if r["protocol"] == "pptp-raw" else "frames",
+             **compared("null tunnel's", "null_cost_ns", "ratio")}),
+    Section(("pptp-mppe.json",), "PPTP with MPPE-128, beside a null tunnel over GRE in clear", lambda r: r["subject"] == "headrace", {
+        "traffic": traffic, "direction": lambda r: r["direction"], "ns a packet": lambda r: f"{r['cost_ns']:.0f}",
+        "the cipher's": lambda r: f"{r['cipher_ns']:.0f} ({r['cipher_share']:.0%})", "null tunnel's": lambda r: f"{r['null_cost_ns']:.0f}",
+        "ratio": ratio("ratio"), "without the cipher": lambda r: f"{(r['cost_ns'] - r['cipher_ns']) / r['null_cost_ns']:.2f}",
+        "what was full": lambda r: r["bottleneck"]}),
+    Section(("pppoe.json",), "PPPoE beside a null tunnel over Ethernet", lambda r: r["subject"] == "headrace",
+            compared("null tunnel's", "null_cost_ns", "ratio")),
     Section(("mppe.json",), "MPPE-128, stateless, in memory, each packet with its key", lambda r: r["benchmark"] == "mppe", {
         "sessions": lambda r: r["sessions"], "octets": lambda r: str(r["size"]), "ns a packet": lambda r: f"{r['ns']['ours']:.0f}",
         "kernel's way": lambda r: f"{r['ns']['kernel']:.0f}", "OpenSSL": lambda r: f"{r['ns']['openssl']:.0f}",
@@ -123,10 +134,11 @@ PICTURES = {"wire.svg": (("peers.json",), "cost and rate by kind of packet"),
             "setup.svg": (("setup.json", "setup-pap.json"), "sessions that are up over time")}
 
 
-def render(results: Path = RESULTS) -> str:
-    """All pictures and sections as Markdown."""
+def render(results: Path = RESULTS, whole: bool = True) -> str:
+    """All pictures and sections as Markdown; not `whole`: without the sections that were never measured."""
+    wanted = [s for s in SECTIONS if whole or any((results / file).exists() for file in s.files)]
     pictures = "".join(f"![{title}](bench/results/{name})\n" for name, (_, title) in PICTURES.items())
-    return "\n".join([pictures, *(section(s, [results / file for file in s.files]) for s in SECTIONS)])
+    return "\n".join([pictures, *(section(s, [results / file for file in s.files]) for s in wanted)])
 
 
 def pictures(results: Path = RESULTS) -> dict[str, str]:

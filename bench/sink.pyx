@@ -1,7 +1,7 @@
 """Where the generator's packets end: loss, reordering, duplication and latency by what payload.pxd stamped.
 
 The socket is an inner one (bare: a UDP socket that the kernel hands the payload), or the outer one of the
-tunnel's far end (null, l2tp; gre: a raw one). Of encrypted packets no more is read than a stamp needs. What is no stamped packet, of a stream that is not known, or stamped before this
+tunnel's far end (null, l2tp; gre: a raw one; pppoe: a packet socket). Of encrypted packets no more is read than a stamp needs. What is no stamped packet, of a stream that is not known, or stamped before this
 run is `other`. What came is known exactly of the last WINDOW sequence numbers of a stream: older ones may be
 late or duplicates; they are `stale`, and stay missing.
 """
@@ -16,7 +16,7 @@ from ..fastpath.sys cimport (
 )
 from .ends cimport Ends
 from .framing cimport FRAMING_BARE, SEAL, frame_null, pull_frame
-from .payload cimport INNER, MARK, STAMP, Stamp, clock
+from .payload cimport INNER, MARK, STAMP, Stamp, clock, nap
 
 cdef extern from "<poll.h>" nogil:
     struct pollfd:
@@ -26,7 +26,8 @@ cdef extern from "<poll.h>" nogil:
     int POLLIN
 
 cdef enum:
-    PATIENCE = 20           # ms after which `stop` is noticed
+    NAP = 30000             # ns between two looks at a socket that is empty
+    PATIENCE = 20           # ms after which `stop` is noticed by a hole
     WINDOW = 1024
 
 
@@ -61,7 +62,7 @@ cdef class Sink:
     def __cinit__(self, int fd, str framing, int streams, int64_t since=0, Ends ends=None):
         """`since`: CLOCK_MONOTONIC in ns of the run's beginning. `ends`: the sessions, where they are encrypted."""
         cdef int i
-        kinds = {"null": 0, "l2tp": 1, "bare": 2, "gre": 3}
+        kinds = {"null": 0, "l2tp": 1, "bare": 2, "gre": 3, "pppoe": 4}
         if framing not in kinds or streams < 1:
             raise ValueError("a sink needs a framing and streams")
         self.fd, self.n_streams, self.since = fd, streams, since
@@ -87,13 +88,11 @@ cdef class Sink:
             free_ciphers(self.ciphers)
 
     def run(self):
-        """Without the GIL. After `stop` what has arrived already is still counted."""
-        cdef pollfd p
+        """Without the GIL. After `stop` what has arrived already is still counted. It never waits for the socket: whoever sends would
+        wake it, on the forwarder's core and at the forwarder's expense, or not, as it happens to be asleep or behind."""
         with nogil:
-            p.fd = self.fd
-            p.events = POLLIN
             while self.take() or not self.stopped:
-                poll(&p, 1, PATIENCE)
+                nap(NAP)
 
     def stop(self):
         self.stopped = 1

@@ -5,7 +5,7 @@ from ..fastpath.cipher cimport CipherState
 from ..fastpath.mppe cimport Ciphers
 from ..fastpath.sys cimport iovec, mmsghdr
 from .framing cimport Framing
-from .frames cimport Outlet
+from .frames cimport Inlet, Outlet
 from .offload cimport Segment
 
 cdef enum:
@@ -43,6 +43,7 @@ cdef struct State:
     mmsghdr sends[512]
     uint8_t segment[512][32]
     Outlet outlet           # its ring is the way out, when it has one
+    Inlet inlet             # and the way in
     iovec into[256]
     mmsghdr receives[256]
     uint8_t notes[64][64]

@@ -59,6 +59,7 @@ def session_address(number: int) -> str:
 class Subject:
     """The interface."""
     many = True                 # it has more than one session, where that is asked for
+    mtu = MTU                   # of its inner interfaces
 
     def __init__(self, lab: Lab, workers: int = 1) -> None:
         self.lab, self.workers = lab, workers
@@ -110,11 +111,11 @@ class Null(Subject):
 
     def start(self) -> None:
         self._forwarder = tunnel(self.lab.host, "nt0", HOST, PEER, self.PORT, FORWARDER, *self._options(self.lab.peer))
-        self.lab.host.configure("nt0", f"{INSIDE}/16", MTU, GSO_MAX_SIZE)
+        self.lab.host.configure("nt0", f"{INSIDE}/16", self.mtu, GSO_MAX_SIZE)
 
     def dial(self) -> str:
         self._peer = tunnel(self.lab.peer, "nt1", PEER, HOST, self.PORT, OTHERS, *self._options(self.lab.host))
-        self.lab.peer.configure("nt1", f"{session_address(0)}/16", MTU, GSO_MAX_SIZE)
+        self.lab.peer.configure("nt1", f"{session_address(0)}/16", self.mtu, GSO_MAX_SIZE)
         return session_address(0)
 
     def attach(self, sessions: int) -> Far:

@@ -20,6 +20,7 @@ from rich.table import Table
 from .headrace import Headrace, Plain
 from .l2tpns import L2tpns
 from .lab import Lab, LabError
+from .pppoe import Pppoe, PppoeNull
 from .pptp import GreNull, Pptp, PptpRaw, RawNull
 from .sample import estimate
 from .search import TRIALS, LossFree, loss_free
@@ -32,10 +33,12 @@ Make = Callable[[Lab, int], Subject]
 
 class Protocol(NamedTuple):
     headrace: type[Headrace]
-    null: type[Subject]
+    null: type[Null]
+    merged: bool = False        # super-packets of it cross the wire whole where the wire is one for that; else both wires are alike
 
 
-PROTOCOLS = {"l2tp": Protocol(Headrace, Null), "pptp": Protocol(Pptp, GreNull), "pptp-raw": Protocol(PptpRaw, RawNull)}
+PROTOCOLS = {"l2tp": Protocol(Headrace, Null, True), "pptp": Protocol(Pptp, GreNull), "pptp-raw": Protocol(PptpRaw, RawNull),
+             "pppoe": Protocol(Pppoe, PppoeNull)}
 CIPHERED = ("pptp", "pptp-raw")     # those whose far end does MPPE
 # What may run beside the two: other forwarders; headrace without offloads; a second null tunnel, which shows the noise.
 PEERS: dict[str, type[Subject]] = {"null": Null, "offload-none": Plain, "l2tpns": L2tpns, "wireguard-go": WireguardGo,
@@ -77,20 +80,21 @@ class Options:
                 raise LabError(f"a size is imix or from 52 to {MTU} octets, not {size}")
 
 
-DEFAULT = Options(protocols=["l2tp", "pptp"], traffic=["tcp", "udp"], sizes=[64, MTU, "imix"], directions=["up", "down"],
+DEFAULT = Options(protocols=["l2tp", "pptp", "pppoe"], traffic=["tcp", "udp"], sizes=[64, MTU, "imix"], directions=["up", "down"],
                   sessions=[1, 10000], flows=[], wires=["offload", "plain"], workers=[1], peers=[], duration=2, repeat=3)
 FULL = Options(protocols=list(PROTOCOLS), traffic=["tcp", "udp"], sizes=[64, 512, MTU, "imix"], directions=["up", "down", "both"],
                sessions=[1, 100, 10000], flows=[], wires=["offload", "plain"], workers=[1, 2], peers=[], duration=5, repeat=7, loss=0.0)
 
 
 def cases(o: Options) -> Iterator[Case]:
-    """In the order in which they run: those that share sessions follow each other. TCP has one session."""
+    """In the order in which they run: those that share sessions follow each other. TCP has one session. What crosses all wires alike
+    has the first of them."""
     for protocol in o.protocols:
-        for wire in o.wires:
+        for wire in o.wires if PROTOCOLS[protocol].merged else o.wires[:1]:
             for workers in o.workers:
                 for kind in o.traffic:
                     for sessions in [1] if kind == "tcp" else o.sessions:
-                        for size in [MTU] if kind == "tcp" else o.sizes:
+                        for size in [PROTOCOLS[protocol].headrace.mtu] if kind == "tcp" else o.sizes:
                             for flows in flows_of(o, kind, size, sessions):
                                 for direction in o.directions:
                                     for bits in o.mppe:

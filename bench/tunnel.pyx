@@ -1,11 +1,11 @@
 """The null tunnel: TUN <-> wire with the fastest I/O known, a header, and nothing else.
 
-    down    TUN read (vnet_hdr) -> cut -> frame -> UDP: sendmmsg with UDP_SEGMENT; GRE: sendmmsg, or frames in a ring   (down.pxd)
-    up      recvmmsg, of UDP with UDP_GRO -> frame off -> coalesce what was verified -> TUN writev                      (up.pxd)
+    down    TUN read (vnet_hdr) -> cut -> frame -> UDP: sendmmsg with UDP_SEGMENT; GRE: sendmmsg, or a ring; PPPoE: sendmmsg  (down.pxd)
+    up      recvmmsg, of UDP with UDP_GRO; PPPoE: a ring -> frame off -> coalesce what was verified -> TUN writev            (up.pxd)
 
 It is what headrace is measured against (design.md 8), so nothing is in it that a tunnel could do without:
 no sessions, no lookup, no policy. With L2TP's header in place of its own it is also the cheap far
-end of one L2TP session, and of one PPTP session by `gre`: what is not IP of that session goes out of `control`, a datagram
+end of one L2TP session, and of one of PPTP or PPPoE by `gre` and `pppoe`: what is not IP of that session goes out of `control`, a datagram
 socket, whole, and what comes in there is sent as it is, with the next number of the session where it has one. As the far end
 of an encrypted session it does MPPE; a null tunnel does not.
 """
@@ -20,8 +20,8 @@ from ..fastpath.sys cimport (
 )
 from .down cimport down
 from .ends cimport End, Ends
-from .frames cimport FRAME, FRAMES, LINK, put_head
-from .framing cimport FRAMING_GRE, frame_gre, frame_l2tp, frame_null
+from .frames cimport ETHERNET, FRAME, FRAMES, LINK, put_head
+from .framing cimport FRAMING_GRE, frame_gre, frame_l2tp, frame_null, frame_pppoe
 from .payload cimport clock
 from .state cimport ARENA, BUFFER, BUFFERS, OUT, PACKET, PACKETS, SLOT, State
 from .up cimport up
@@ -144,6 +144,8 @@ cdef class Tunnel:
     def __dealloc__(self):
         if self.s.outlet.slots:
             munmap(self.s.outlet.slots, <size_t>FRAMES * FRAME)
+        if self.s.inlet.slots:
+            munmap(self.s.inlet.slots, <size_t>FRAMES * FRAME)
         if self.s.ciphers:
             free_ciphers(self.s.ciphers)
         if self.s.memory:
@@ -181,16 +183,21 @@ cdef class Tunnel:
         if ends.sealed and not self.s.ciphers:
             self.s.ciphers = new_ciphers()
 
+    def pppoe(self, int session, int peer_session, bytes link):
+        """Speak one PPPoE session behind Ethernet's header; `wire` is a packet socket with a ring (port.open_session)."""
+        if len(link) != ETHERNET:
+            raise ValueError("a link header is Ethernet's")
+        frame_pppoe(&self.s.framing, <uint16_t>peer_session, <const uint8_t*>link)
+        self.s.framing.session = <uint16_t>session
+        self.s.merged = False
+        self.s.inlet.slots = ring(self.s.wire)
+
     def frames(self, int fd, bytes link):
         """Leave as frames by a packet socket with a ring (port.open_frames), behind this link header."""
         cdef int i
-        cdef void* at
         if len(link) > LINK:
             raise ValueError(f"a link header has {LINK} octets at most")
-        at = mmap(NULL, <size_t>FRAMES * FRAME, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
-        if at == <void*>-1:
-            raise MemoryError("a packet ring")
-        self.s.outlet.slots = <uint8_t*>at
+        self.s.outlet.slots = ring(fd)
         self.s.outlet.fd, self.s.outlet.link = fd, len(link)
         for i in range(len(link)):
             self.s.outlet.head[i] = link[i]
@@ -222,6 +229,13 @@ cdef class Tunnel:
     @property
     def counters(self):
         return self.s.count
+
+
+cdef uint8_t* ring(int fd) except NULL:
+    cdef void* at = mmap(NULL, <size_t>FRAMES * FRAME, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+    if at == <void*>-1:
+        raise MemoryError("a packet ring")
+    return <uint8_t*>at
 
 
 def sockaddr(peer):

@@ -1,15 +1,17 @@
 """The null tunnel's way up: recvmmsg, of UDP with UDP_GRO -> frame off -> coalesce what was verified -> TUN writev."""
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from ..fastpath.mppe cimport mppe_decrypt, mppe_run
+from ..fastpath.packetring cimport tpacket2_hdr
 from ..fastpath.sys cimport (
     CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, MSG_DONTWAIT, SOL_UDP, UDP_GRO, VIRTIO_NET_HDR_F_DATA_VALID, cmsghdr, iovec, msghdr, recvmmsg,
     virtio_net_hdr, writev,
 )
+from .frames cimport arrived, give_back
 from .framing cimport PUNT, QUIET, SEAL, pull_frame
 from .offload cimport coalesce
-from .state cimport BUFFER, BUFFERS, IN, PACKET, RECEIVED, State
+from .state cimport BUFFER, BUFFERS, IN, PACKET, PACKETS, RECEIVED, State
 
 cdef extern from "<sys/socket.h>" nogil:
     ssize_t send(int, const void*, size_t, int)
@@ -61,12 +63,29 @@ cdef inline void take(State* s, uint8_t* p, int n) noexcept nogil:
         s.count.bad += 1
 
 
+cdef inline bint up_frames(State* s) noexcept nogil:
+    """What is in the ring, at most PACKETS frames."""
+    cdef uint32_t n = 0
+    cdef tpacket2_hdr* h = arrived(&s.inlet, 0)
+    while h != NULL and n < PACKETS:
+        take(s, <uint8_t*>h + h.tp_mac, h.tp_snaplen)
+        n += 1
+        h = arrived(&s.inlet, n)
+    s.wire_hot = h != NULL
+    if s.n_got:
+        deliver(s)
+    give_back(&s.inlet, n)
+    return n > 0
+
+
 cdef inline bint up(State* s) noexcept nogil:
     cdef int i, r, n, size, at
     cdef uint8_t* p
     cdef msghdr* h
     cdef cmsghdr* c
     cdef int datagrams = 0
+    if s.inlet.slots != NULL:
+        return up_frames(s)
     r = recvmmsg(s.wire, s.receives, s.wanted, MSG_DONTWAIT, NULL)
     s.count.wire_reads += 1
     s.wire_hot = r == s.wanted

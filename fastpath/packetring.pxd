@@ -21,6 +21,10 @@ cdef extern from * nogil:
     struct tpacket2_hdr:
         uint32_t tp_status
         uint32_t tp_len
+        uint32_t tp_snaplen
+        uint16_t tp_mac
+        uint16_t tp_vlan_tci
+        uint16_t tp_vlan_tpid
     struct tpacket_hdr_variant1:
         uint32_t tp_vlan_tci
         uint16_t tp_vlan_tpid

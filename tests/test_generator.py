@@ -165,6 +165,25 @@ def test_frames_of_gre_are_whole_numbered_on_and_read_by_the_sink(sizes: list[in
         assert found["reordered"] == (0 if sealed else 1)
 
 
+def test_frames_of_pppoe_are_whole_and_read_by_the_sink() -> None:
+    """RFC 2516 section 4: a session's frames are from its own station."""
+    link = bytes.fromhex("020000000001 02005e200000 8864")
+    with contextlib.ExitStack() as stack:
+        out, into = map(stack.enter_context, pair())
+        begun = time.monotonic_ns()
+        Generator(out.fileno(), "pppoe", SESSIONS, "10.67.0.1", peer=into.getsockname(), size=[64, 1400], link=link).run(packets=60)
+        frames = [into.recv(65535) for _ in range(60)]
+    for n, frame in enumerate(frames):
+        number, size = n % 3, 64 if n % 2 == 0 else 1400
+        assert frame[:14] == link[:10] + number.to_bytes(2, "big") + link[12:]
+        assert frame[14:22] == struct.pack("!HHHH", 0x1100, SESSIONS[number][1], size + 2, 0x21)
+        assert inner(frame[22:], size)[0] == SESSIONS[number][2]
+    strangers = [b"", frames[0][:30], frames[0][:12] + b"\x88\x63" + frames[0][14:], frames[0][:15] + b"\1" + frames[0][16:],
+                 frames[0][:20] + b"\xc0\x21" + frames[0][22:]]
+    sink = counted("pppoe", len(SESSIONS), [frame + bytes(8) for frame in frames] + strangers[1:], since=begun)
+    assert sink.counters == {"received": 60, "bytes": 30 * 1464, "missing": 0, "reordered": 0, "duplicates": 0, "stale": 0, "other": 4}
+
+
 @pytest.mark.parametrize("header, taken", [
     ("3001 880b 0044 0065 00000000 ff03 0021", True), ("3081 880b 0044 0065 00000000 00000009 ff03 0021", True),
     ("3001 880b 0041 0065 00000000 21", True), ("3001 880b 0045 0065 00000000 ff03 0021", False),

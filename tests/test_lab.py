@@ -19,6 +19,7 @@ from headrace.bench import wire
 from headrace.bench.headrace import Headrace, Plain
 from headrace.bench.lab import FORWARDER, HOST, OTHERS, PEER, Lab, LabError, Meter, Usage, threads
 from headrace.bench.port import open_tun, open_udp
+from headrace.bench.pppoe import Pppoe, PppoeNull
 from headrace.bench.pptp import GreNull, Pptp, PptpRaw, RawNull
 from headrace.bench.sample import estimate
 from headrace.bench.search import loss_free
@@ -62,12 +63,12 @@ def test_headrace_and_a_second_null_tunnel_in_the_shape_of_results(tmp_path: Pat
 
 @root
 @pytest.mark.parametrize("kind", ["tcp", "udp"])
-@pytest.mark.parametrize("make", [Headrace, Plain, Pptp, PptpRaw])
+@pytest.mark.parametrize("make", [Headrace, Plain, Pptp, PptpRaw, Pppoe])
 def test_headrace_is_dialled_measured_and_gone(make: type[Headrace], kind: str) -> None:
     """Sessions of the real concentrator; both directions are counted as its verdicts are, and nobody is left."""
     sessions = 1 if kind == "tcp" else 3
     with wire.prepared(make, "offload", kind, sessions) as ready:
-        if make in (Pptp, PptpRaw):
+        if make in (Pptp, PptpRaw, Pppoe):
             able = ready.alone(Case("pptp", "udp", 64, "up", "offload", 3, 3)) if kind == "udp" else 1e6
             assert able and able > 10_000
         runs = [ready.run(Case("l2tp", kind, MTU if kind == "tcp" else 64, direction, "offload", sessions, sessions), 0.7)
@@ -105,20 +106,21 @@ def serving() -> list[int]:
 
 @root
 @pytest.mark.parametrize("direction", ["up", "down"])
-@pytest.mark.parametrize("wire_kind, make", [("offload", Null), ("plain", Null), ("offload", GreNull), ("offload", RawNull)])
+@pytest.mark.parametrize("wire_kind, make", [("offload", Null), ("plain", Null), ("offload", GreNull), ("offload", RawNull),
+                                             ("offload", PppoeNull)])
 def test_tcp_arrives_and_every_segment_is_counted(wire_kind: str, make: type[Null], direction: str) -> None:
     with wire.prepared(make, wire_kind, "tcp", 1) as ready:
-        r = ready.run(Case("l2tp", "tcp", MTU, direction, wire_kind), 1)
+        r = ready.run(Case("l2tp", "tcp", make.mtu, direction, wire_kind), 1)
     carried = r.gbit_s * 1e9 / 8 * r.packets / r.pps
-    assert r.packets * (MTU - 60) <= carried * 1.1, "more packets than octets"
-    assert r.packets * (MTU - 40) >= carried, "more octets than packets can carry"
+    assert r.packets * (make.mtu - 60) <= carried * 1.1, "more packets than octets"
+    assert r.packets * (make.mtu - 40) >= carried, "more octets than packets can carry"
     assert r.gbit_s > 0.05
 
 
 @root
 @pytest.mark.parametrize("direction", ["up", "down"])
 @pytest.mark.parametrize("size", [64, "imix"])
-@pytest.mark.parametrize("flows, make", [(1, Null), (96, Null), (96, GreNull), (1, RawNull)])
+@pytest.mark.parametrize("flows, make", [(1, Null), (96, Null), (96, GreNull), (1, RawNull), (96, PppoeNull)])
 def test_a_paced_generator_loses_nothing_and_the_forwarder_counts_all(direction: str, flows: int, make: type[Null],
                                                                       size: int | str) -> None:
     case = Case("l2tp", "udp", size, direction, "offload", 3 if flows > 1 else 1, flows)
