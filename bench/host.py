@@ -22,10 +22,10 @@ HOSTS = b"\x02\x00\x5e\x20"        # and two octets that count them
 class Ids:
     """A host takes none."""
 
-    def take_call(self, peer: bytes) -> int | None:
+    def take_call(self, network: bytes, station: bytes) -> int | None:
         return None
 
-    def give_call(self, peer: bytes, session_id: int) -> None:
+    def give_call(self, network: bytes, session_id: int) -> None:
         pass
 
 

@@ -33,14 +33,14 @@ cdef class Tx:
 cdef class Rx:
     cdef RxRing ring
 
-    def __init__(self, int fd, unsigned int patience_ms):
-        open_rx(&self.ring, fd, patience_ms)
+    def __init__(self, int fd):
+        open_rx(&self.ring, fd)
 
     def __dealloc__(self):
         close_rx(&self.ring)
 
     def frames(self):
-        """All frames that blocks at hand hold: (octets, length on the wire, TPID, TCI, interface, outgoing)."""
+        """All that have come: (octets, length on the wire, TPID, TCI, interface, outgoing)."""
         cdef Frame f
         found = []
         while True:

@@ -153,9 +153,10 @@ cdef void put_octets(Text* t, const uint8_t* p, size_t n) noexcept nogil:
 
 
 cdef size_t whole(Worker* w, const Packet* p, const uint8_t** at) noexcept nogil:
-    """The datagram that a packet came in, if it lies in a receive buffer of ours; else what there is from its current header on."""
+    """The datagram that a packet came in, if it lies in a receive buffer of ours or a ring; else what there is from its current header
+    on."""
     cdef Receive* r = &w.receive[p.buffer % BUFFERS]
-    cdef const uint8_t* base = w.buffers + <size_t>(p.buffer % BUFFERS) * BUFFER + HEADROOM
+    cdef const uint8_t* base = r.data
     cdef size_t offset = <size_t>(p.data - base)
     at[0] = p.data
     if p.data < base or offset > r.length or r.length > BUFFER - HEADROOM or r.segment == 0:

@@ -1,9 +1,11 @@
 """Packet rings: frames that the kernel and a worker pass to each other in memory that both have mapped (AF_PACKET, packet(7)).
 
-    out   TPACKET_V2: a frame a slot; the worker fills slots and marks them, one system call sends all that are marked. It bypasses the
-          queueing discipline, netfilter and IPsec: who uses it answers for that.
-    in    TPACKET_V3: frames of any length packed into blocks; a block is the worker's when it is full, or after some milliseconds,
-          and goes back when nothing in it is looked at any more.
+    out   a frame a slot; the worker fills slots and marks them, one system call sends all that are marked. It bypasses the queueing
+          discipline, netfilter and IPsec: who uses it answers for that.
+    in    a frame a slot, the worker's from when it arrives until it gives it back. (TPACKET_V3 packs frames into blocks instead, which are
+          the worker's when they are full, or after a millisecond at the least: too late for who waits for an answer.)
+
+Both are TPACKET_V2.
 
 One writer a ring: its worker.
 """
@@ -25,40 +27,21 @@ cdef extern from * nogil:
         uint16_t tp_mac
         uint16_t tp_vlan_tci
         uint16_t tp_vlan_tpid
-    struct tpacket_hdr_variant1:
-        uint32_t tp_vlan_tci
-        uint16_t tp_vlan_tpid
-    struct tpacket3_hdr:
-        uint32_t tp_next_offset
-        uint32_t tp_snaplen
-        uint32_t tp_len
-        uint32_t tp_status
-        uint16_t tp_mac
-        tpacket_hdr_variant1 hv1
-    struct tpacket_hdr_v1:
-        uint32_t block_status
-        uint32_t num_pkts
-        uint32_t offset_to_first_pkt
-    union tpacket_bd_header_u:
-        tpacket_hdr_v1 bh1
-    struct tpacket_block_desc:
-        tpacket_bd_header_u hdr
     struct sockaddr_ll:
         uint16_t sll_family
         uint16_t sll_protocol
         int sll_ifindex
         uint8_t sll_pkttype
     size_t TX_DATA "HEADRACE_TX_DATA"
-    size_t RX_ADDRESS "TPACKET_ALIGN(sizeof(struct tpacket3_hdr))"
+    size_t RX_ADDRESS "TPACKET_ALIGN(sizeof(struct tpacket2_hdr))"
     enum:
-        TP_STATUS_AVAILABLE, TP_STATUS_SEND_REQUEST, TP_STATUS_KERNEL, TP_STATUS_USER, TP_STATUS_VLAN_VALID
+        TP_STATUS_AVAILABLE, TP_STATUS_SEND_REQUEST, TP_STATUS_KERNEL, TP_STATUS_USER, TP_STATUS_VLAN_VALID, TP_STATUS_VLAN_TPID_VALID
 
 cdef enum:
     FRAME = 2048              # octets of a slot out
     FRAMES = 2048
     LONGEST = FRAME - 64      # octets that fit one
-    BLOCK = 262144            # octets of a block in; the kernel packs frames into it
-    BLOCKS = 16
+    BLOCK = 262144            # octets that the kernel takes at a time
 
 cdef struct TxRing:
     int fd
@@ -68,11 +51,9 @@ cdef struct TxRing:
 
 cdef struct RxRing:
     int fd
-    uint8_t* blocks           # BLOCKS * BLOCK
-    uint32_t block            # that is read
-    uint32_t left             # frames of it that were not read
-    tpacket3_hdr* frame       # the next of them
-    bint held                 # that block is ours
+    uint8_t* slots            # FRAMES * FRAME
+    uint32_t next             # to read
+    uint32_t held             # those before it that were read and not given back
 
 # A frame that came in, where it lies.
 cdef struct Frame:
@@ -108,6 +89,6 @@ cdef bint rx_next(RxRing* r, Frame* f) noexcept nogil
 cdef void rx_release(RxRing* r) noexcept nogil
 
 cdef open_tx(TxRing* r, int fd)
-cdef open_rx(RxRing* r, int fd, uint32_t patience_ms)
+cdef open_rx(RxRing* r, int fd)
 cdef void close_tx(TxRing* r) noexcept
 cdef void close_rx(RxRing* r) noexcept

@@ -16,7 +16,7 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef extern from "<arpa/inet.h>" nogil:
     uint16_t htons(uint16_t)
 cdef extern from "<linux/if_packet.h>" nogil:
-    int PACKET_VERSION, PACKET_RX_RING, PACKET_TX_RING, PACKET_LOSS, PACKET_QDISC_BYPASS, TPACKET_V2, TPACKET_V3, PACKET_OUTGOING
+    int PACKET_VERSION, PACKET_RX_RING, PACKET_TX_RING, PACKET_LOSS, PACKET_QDISC_BYPASS, TPACKET_V2, PACKET_OUTGOING
 cdef extern from * nogil:
     int AF_PACKET
 
@@ -64,40 +64,34 @@ cdef void take_back(TxRing* r) noexcept nogil:
 
 
 cdef bint rx_next(RxRing* r, Frame* f) noexcept nogil:
-    """The next frame; False: there is none in the block at hand. The first call after `rx_release` takes the next block if it is full.
-    Budget: 15 ns."""
-    cdef tpacket_block_desc* b = <tpacket_block_desc*>(r.blocks + <size_t>r.block * BLOCK)
-    cdef tpacket3_hdr* h
+    """The next frame; False: there is none, or all slots are held. Budget: 15 ns."""
+    cdef tpacket2_hdr* h = <tpacket2_hdr*>(r.slots + <size_t>r.next * FRAME)
+    cdef uint32_t status
     cdef sockaddr_ll* from_
-    if not r.held:
-        if load_acquire32(&b.hdr.bh1.block_status) & TP_STATUS_USER == 0:
-            return False
-        r.held = True
-        r.left = b.hdr.bh1.num_pkts
-        r.frame = <tpacket3_hdr*>(<uint8_t*>b + b.hdr.bh1.offset_to_first_pkt)
-    if r.left == 0:
+    if r.held == FRAMES:
         return False
-    h = r.frame
+    status = load_acquire32(&h.tp_status)
+    if status & TP_STATUS_USER == 0:
+        return False
     from_ = <sockaddr_ll*>(<uint8_t*>h + RX_ADDRESS)
     f.data = <uint8_t*>h + h.tp_mac
     f.length = h.tp_snaplen
     f.whole = h.tp_len
     f.vlan = f.tci = 0
-    if h.tp_status & TP_STATUS_VLAN_VALID:
-        f.vlan, f.tci = h.hv1.tp_vlan_tpid, <uint16_t>h.hv1.tp_vlan_tci
+    if status & TP_STATUS_VLAN_VALID:
+        f.vlan, f.tci = h.tp_vlan_tpid if status & TP_STATUS_VLAN_TPID_VALID else <uint16_t>0x8100, h.tp_vlan_tci
     f.interface = from_.sll_ifindex
     f.outgoing = from_.sll_pkttype == PACKET_OUTGOING
-    r.left -= 1
-    r.frame = <tpacket3_hdr*>(<uint8_t*>h + h.tp_next_offset)
+    r.held += 1
+    r.next = (r.next + 1) % FRAMES
     return True
 
 
 cdef void rx_release(RxRing* r) noexcept nogil:
-    """Give a block back of which all frames were read; what `rx_next` pointed to is the kernel's from here on."""
-    if r.held and r.left == 0:
-        r.held = False
-        store_release32(&(<tpacket_block_desc*>(r.blocks + <size_t>r.block * BLOCK)).hdr.bh1.block_status, TP_STATUS_KERNEL)
-        r.block = (r.block + 1) % BLOCKS
+    """Give back all that was read; what `rx_next` pointed to is the kernel's from here on."""
+    while r.held:
+        store_release32(&(<tpacket2_hdr*>(r.slots + <size_t>((r.next + FRAMES - r.held) % FRAMES) * FRAME)).tp_status, TP_STATUS_KERNEL)
+        r.held -= 1
 
 
 cdef void* _map(int fd, size_t size) except NULL:
@@ -123,14 +117,13 @@ cdef open_tx(TxRing* r, int fd):
     r.slots = <uint8_t*>_map(fd, <size_t>FRAMES * FRAME)
 
 
-cdef open_rx(RxRing* r, int fd, uint32_t patience_ms):
-    """A ring on a packet socket that is not bound yet, or has a filter that passes nothing; a block that is not full is handed over
-    after `patience_ms`."""
+cdef open_rx(RxRing* r, int fd):
+    """A ring on a packet socket that is not bound yet, or has a filter that passes nothing, or had a ring before."""
     _option(fd, PACKET_RX_RING, NO_RING)
-    _option(fd, PACKET_VERSION, struct.pack("i", TPACKET_V3))
-    _option(fd, PACKET_RX_RING, struct.pack("IIIIIII", BLOCK, BLOCKS, FRAME, BLOCKS * BLOCK // FRAME, patience_ms, 0, 0))
-    r.fd, r.block, r.left, r.held = fd, 0, 0, False
-    r.blocks = <uint8_t*>_map(fd, <size_t>BLOCKS * BLOCK)
+    _option(fd, PACKET_VERSION, struct.pack("i", TPACKET_V2))
+    _option(fd, PACKET_RX_RING, struct.pack("IIII", BLOCK, FRAMES * FRAME // BLOCK, FRAME, FRAMES))
+    r.fd, r.next, r.held = fd, 0, 0
+    r.slots = <uint8_t*>_map(fd, <size_t>FRAMES * FRAME)
 
 
 cdef void close_tx(TxRing* r) noexcept:
@@ -140,6 +133,6 @@ cdef void close_tx(TxRing* r) noexcept:
 
 
 cdef void close_rx(RxRing* r) noexcept:
-    if r.blocks != NULL:
-        munmap(r.blocks, <size_t>BLOCKS * BLOCK)
-        r.blocks = NULL
+    if r.slots != NULL:
+        munmap(r.slots, <size_t>FRAMES * FRAME)
+        r.slots = NULL

@@ -1,6 +1,7 @@
 """Batched reads and grouped sends on UDP sockets, on raw ones of GRE, and on packet sockets.
 
-receive   recvmmsg into 64 KiB buffers; with UDP_GRO each holds up to BURST equal datagrams, a raw socket gives the IPv4 header too
+receive   recvmmsg into 64 KiB buffers; with UDP_GRO each holds up to BURST equal datagrams, a raw socket gives the IPv4 header too;
+          a packet socket's frames lie in a ring
 transmit  datagrams with the same path, TOS and size leave in one message with UDP_SEGMENT; GRE has nothing of the kind
 
 A segment that is larger than the path's MTU gives EMSGSIZE, a route with an IPsec policy EIO: such a group is
@@ -13,6 +14,7 @@ from libc.string cimport memcpy, memset
 from .bytes cimport load16, load32, store16, store32
 from .encrypt cimport run_ciphers
 from .nexthop cimport has_hop, transmit_framed
+from .packetring cimport Frame, rx_next, rx_release
 from .stage cimport STAGE_TRANSMIT, Stage, enter, in_kernel, out_of_kernel
 from .sys cimport (AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE,
                    IP_PKTINFO, IP_TOS, IPPROTO_IP, IPPROTO_IPV6, IPV6_PKTINFO, IPV6_TCLASS, MSG_DONTWAIT, PACKET_AUXDATA, SOL_PACKET, SOL_UDP, TP_STATUS_VLAN_TPID_VALID, TP_STATUS_VLAN_VALID, UDP_GRO,
@@ -70,6 +72,8 @@ cdef int receive(Worker* w, Listener* l) noexcept nogil:
     cdef uint32_t datagrams = 0
     cdef uint64_t since
     cdef Receive* r
+    if l.ring.slots != NULL:
+        return receive_frames(w, l)
     if w.workers > 1:
         n = free_buffers(w, n)
         if n == 0:
@@ -85,9 +89,10 @@ cdef int receive(Worker* w, Listener* l) noexcept nogil:
     for i in range(n):
         r = &w.receive[w.taken[i]]
         r.length = w.incoming[i].msg_len
+        r.data = <uint8_t*>w.incoming_iov[i].iov_base
         poison(<uint8_t*>w.incoming_iov[i].iov_base + r.length, BUFFER - HEADROOM - r.length)
         if l.kind == PORT_GRE:
-            read_ip(l, <uint8_t*>w.incoming_iov[i].iov_base, r)
+            read_ip(l, r.data, r)
         elif l.kind == PORT_ETHERNET:
             read_tag(l, &w.incoming[i].msg_hdr, r)
         else:
@@ -96,6 +101,27 @@ cdef int receive(Worker* w, Listener* l) noexcept nogil:
         reset(w, i)
     l.wanted = RECEIVES if datagrams <= <uint32_t>n * (RECEIVED // RECEIVES) else <int>(<uint32_t>n * RECEIVED // datagrams)
     return n
+
+
+cdef int receive_frames(Worker* w, Listener* l) noexcept nogil:
+    """The same from a ring: each frame where it lies, until the next call. Budget: 20 ns a frame."""
+    cdef int i = 0, n = RECEIVES
+    cdef Frame f
+    cdef Receive* r
+    rx_release(&l.ring)
+    if w.workers > 1:
+        n = free_buffers(w, n)
+    while i < n and rx_next(&l.ring, &f):
+        r = &w.receive[w.taken[i]]
+        r.data = f.data
+        r.path = l.path
+        r.length = r.segment = f.length
+        r.tos = 0
+        r.tpid, r.tci = f.vlan, f.tci
+        i += 1
+    if i:
+        w.record.receives += 1
+    return i
 
 
 cdef inline void map4(uint8_t* out, const void* address) noexcept nogil:
@@ -126,7 +152,6 @@ cdef void read_ip(Listener* l, const uint8_t* p, Receive* r) noexcept nogil:
     cdef uint32_t header = (p[0] & 15) * 4
     r.path = l.path
     r.tos = 0
-    r.offset = 0
     if r.length < 20 or r.length < header:
         r.length = 0
     else:
@@ -134,7 +159,7 @@ cdef void read_ip(Listener* l, const uint8_t* p, Receive* r) noexcept nogil:
         map4(r.path.peer, p + 12)
         map4(r.path.local, p + 16)
         r.tunnel = peer_hash(r.path.peer)
-        r.offset = header
+        r.data += header
         r.length -= header
     r.segment = r.length
 
@@ -145,7 +170,6 @@ cdef void read_tag(Listener* l, msghdr* m, Receive* r) noexcept nogil:
     cdef tpacket_auxdata* aux
     r.path = l.path
     r.segment = r.length
-    r.offset = 0
     r.tos = 0
     r.tpid = 0
     while c != NULL:
@@ -164,7 +188,6 @@ cdef void read_ancillary(Listener* l, msghdr* m, Receive* r) noexcept nogil:
     cdef sockaddr_in6* a6 = <sockaddr_in6*>m.msg_name
     cdef int32_t size
     r.segment = r.length
-    r.offset = 0
     r.tos = 0
     r.path = l.path
     if l.family6:

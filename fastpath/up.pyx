@@ -39,7 +39,7 @@ from .sys cimport iovec, load_acquire8, virtio_net_hdr, writev
 from .table cimport (CONFIG_ADMIT_ANY, CONFIG_CLAMP_MSS, CONFIG_DECRYPT, CONFIG_IP, CONFIG_IPV6, CONFIG_REQUIRE, OPEN, Config, Session,
                      by_address)
 from .timer cimport answer_echo
-from .worker cimport BATCH, BUFFER, BURST, HEADROOM, JOIN_ROOM, Listener, Receive, Worker
+from .worker cimport BATCH, BURST, JOIN_ROOM, Listener, Receive, Worker
 
 cdef enum:
     IPPROTO_TCP = 6
@@ -63,7 +63,7 @@ cdef int up(Worker* w, Listener* l) noexcept nogil:
             stages(w, l)
             enter(w, STAGE_RECEIVE, 0)
         r = &w.receive[w.taken[i]]
-        base = w.buffers + <size_t>w.taken[i] * BUFFER + HEADROOM + r.offset
+        base = r.data
         at = 0
         if r.length == 0:
             count(w, DROP_SHORT, 1)

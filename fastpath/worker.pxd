@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from .flows cimport Flows
 from .mppe cimport Ciphers
 from .packet cimport VERDICTS, Packet
-from .packetring cimport TxRing
+from .packetring cimport RxRing, TxRing
 from .sys cimport iovec, mmsghdr, virtio_net_hdr
 from .table cimport TEMPLATE, NextHop, Path, Session, Table, WorkerRecord
 
@@ -40,9 +40,9 @@ cdef enum:
 
 # A receive buffer's description.
 cdef struct Receive:
+    uint8_t* data             # the first datagram
     uint32_t segment          # octets a datagram, when UDP_GRO merged several
     uint32_t length
-    uint16_t offset           # octets of the buffer in front of the datagrams
     uint16_t tunnel           # of a peer whose datagrams name none: its peer_hash
     uint8_t tos
     uint16_t tpid             # of the tag that the kernel took off a frame; 0: there was none
@@ -94,7 +94,7 @@ cdef struct Out:
 cpdef enum PortKind:
     PORT_UDP = 0              # L2TP over UDP
     PORT_GRE = 1              # PPTP over a raw socket of protocol 47
-    PORT_ETHERNET = 2         # PPPoE over a packet socket of an interface
+    PORT_ETHERNET = 2         # PPPoE over a packet socket of an interface, which receives into a ring
 
 cdef struct Listener:
     int fd
@@ -103,6 +103,7 @@ cdef struct Listener:
     uint8_t gso               # UDP_SEGMENT may be used
     uint8_t family6           # an AF_INET6 socket
     uint8_t any               # bound to the wildcard address: answers need the local address
+    RxRing ring               # of a packet socket; slots is NULL where there is none
     Path path                 # port index, local address and port, for what is received on it; an express has the port of its main one
 
 # An Ethernet port of one session's own, see bridge.pxd. Filled by Forwarder.plug while it is free, emptied by its worker.

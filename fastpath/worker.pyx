@@ -14,7 +14,7 @@ from .flows cimport FLOWS_PACKETS
 from .mppe cimport free_ciphers, new_ciphers, refill
 from .nexthop cimport flush_frames
 from .packet cimport DROP_NO_SESSION, DROP_NOT_OPEN, PASS, VERDICTS, Packet
-from .packetring cimport close_tx, open_tx
+from .packetring cimport close_rx, close_tx, open_rx, open_tx
 from .port cimport count, prepare, transmit
 from .punt cimport control_lives, prepare_punts, punt_in, punt_out
 from .ring cimport RING, WAY_DOWN, WAY_JOIN, WAY_UP, WAYS, Handed, Ring, ring_drop, ring_peek
@@ -414,6 +414,8 @@ cdef class Forwarder:
             give_back(self.workers[i].arenas, <size_t>ARENAS * ARENA)
             munmap(self.workers[i].cells, <size_t>CELLS * CELL)
             close_tx(&self.workers[i].tx)
+            for k in range(LISTENERS):
+                close_rx(&self.workers[i].listener[k].ring)
             munmap(self.workers[i].waits, WAITS * sizeof(Wait))
             munmap(self.workers[i].wait_cells, <size_t>WAITS * CELL)
             munmap(self.workers[i].joined, JOIN_ROOM)
@@ -485,6 +487,10 @@ cdef open_ports(Worker* w, dict ports, bint gso):
         if l.kind == PORT_ETHERNET and w.discovery == NULL:
             w.discovery = pages(sizeof(Discovery))
             prepare_discovery(<Discovery*>w.discovery)
+        if l.kind == PORT_ETHERNET:
+            with socket.socket(fileno=os.dup(fd)) as wire:
+                if wire.family == socket.AF_PACKET:     # tests have others
+                    open_rx(&l.ring, fd)
         watch(w, fd, i)
     w.listeners = <int>len(ports["listeners"])
     for i, fd in express:                           # behind all others, which are read before them

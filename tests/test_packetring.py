@@ -39,7 +39,7 @@ def until(rx, sock, n):
 
 def test_frames_go_out_and_come_in_in_order(wire):
     _, a, b, (out, into) = wire
-    tx, rx = Tx(a.fileno()), Rx(b.fileno(), 1)
+    tx, rx = Tx(a.fileno()), Rx(b.fileno())
     b.bind(("wb", KIND))
     sent = [HEAD + struct.pack("!I", i) + bytes(i % 1400) for i in range(5000)]
     got = []
@@ -68,7 +68,7 @@ def test_a_socket_outlives_its_rings(wire):
     _, a, b, (out, _) = wire
     b.bind(("wb", 0))
     for _ in range(3):
-        tx, rx = Tx(a.fileno()), Rx(b.fileno(), 1)
+        tx, rx = Tx(a.fileno()), Rx(b.fileno())
         b.bind(("wb", KIND))
         assert tx.put(HEAD + b"left behind") and tx.send(out, KIND) == 0 and len(until(rx, b, 1)) == 1
         assert tx.put(HEAD + b"never sent")
@@ -77,7 +77,7 @@ def test_a_socket_outlives_its_rings(wire):
 
 def test_tags_and_what_we_sent_ourselves(wire):
     _, a, b, (out, _) = wire
-    tx, rx = Tx(a.fileno()), Rx(b.fileno(), 1)
+    tx, rx = Tx(a.fileno()), Rx(b.fileno())
     b.bind(("wb", 3))                                # ETH_P_ALL
     assert tx.put(HEAD[:12] + struct.pack("!HHHHH", 0x88A8, 7, 0x8100, 0x2009, KIND) + b"two tags")
     assert tx.put(HEAD[:12] + struct.pack("!HHH", 0x8100, 0x2009, KIND) + b"one tag")
@@ -91,7 +91,7 @@ def test_tags_and_what_we_sent_ourselves(wire):
 
 def test_what_cannot_be_sent(wire):
     _, a, b, (out, _) = wire
-    tx, rx = Tx(a.fileno()), Rx(b.fileno(), 1)
+    tx, rx = Tx(a.fileno()), Rx(b.fileno())
     b.bind(("wb", KIND))
     assert tx.put(HEAD + bytes(LONGEST_FRAME - 14)) and tx.put(HEAD + b"short"), "longer than the device takes: lost"
     tx.send(out, KIND)
@@ -112,7 +112,7 @@ def test_a_buffer_that_fills_up_on_the_way(wire):
     subprocess.run("""ip link add link wa name slow type macvlan mode vepa; ip link set slow up
         tc qdisc add dev wa root tbf rate 20mbit burst 3000 limit 1000000""", shell=True, check=True)
     a.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 10000)
-    tx, rx = Tx(a.fileno()), Rx(b.fileno(), 1)
+    tx, rx = Tx(a.fileno()), Rx(b.fileno())
     b.bind(("wb", KIND))
     sent = [HEAD + struct.pack("!I", i) + bytes(1000) for i in range(100)]
     for frame in sent:
