@@ -10,7 +10,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from .packet cimport Packet
-from .stage cimport (STAGE_ADMIT, STAGE_DECAP, STAGE_DECRYPT, STAGE_DELIVER, STAGE_ENCAP, STAGE_ENCRYPT, STAGE_LINK, STAGE_ORDER, STAGE_PUNT, STAGE_RING, STAGE_ROUTE,
+from .stage cimport (STAGE_ADMIT, STAGE_DECAP, STAGE_DECRYPT, STAGE_DELIVER, STAGE_ENCAP, STAGE_ENCRYPT, STAGE_JOIN, STAGE_LINK, STAGE_ORDER, STAGE_PUNT, STAGE_RING, STAGE_ROUTE,
                      STAGE_TRANSMIT, STAGE_WHEEL, stage_clock)
 from .sys cimport close, load_acquire64, store_release64, write
 from .table cimport CRASHES, SUSPECTS, Crash, Header, Session, Table, Tables
@@ -112,6 +112,12 @@ cdef void record(Worker* w, int signum) noexcept nogil:
             s = w.out.segments[i].session
             if s != NULL:
                 suspect(w.table, c, <uint32_t>(s - w.table.sessions))
+    elif w.stage == STAGE_JOIN:
+        for i in range(min(w.count, <int>BATCH)):
+            suspect(w.table, c, w.batch[i].slot)
+        for i in range(w.pieces_at, min(w.pieces_count, <int>BATCH)):       # set aside, the first of them at hand
+            suspect(w.table, c, w.pieces[i].slot)
+        suspect(w.table, c, w.slot)
     elif w.stage == STAGE_WHEEL or w.stage == STAGE_PUNT:
         suspect(w.table, c, w.slot)
     store_release64(&h.crashes, h.crashes + 1)

@@ -344,6 +344,7 @@ cdef void join_due(Worker* w) noexcept nogil:
         c = &w.waits[at]
         s = c.packet.session
         b = &w.table.bundles[c.packet.slot]
+        w.slot = c.packet.slot
         if s.generation != c.generation:
             forget(w, &w.joining, at)
             count(w, DROP_NO_SESSION, 1)
@@ -351,12 +352,13 @@ cdef void join_due(Worker* w) noexcept nogil:
             discard(w, b, at)
             count(w, DROP_NO_SESSION, 1)
         elif not has_room(w, b):
-            return
+            break
         else:
             pass_over(b, members_of(b), c.sequence)
             release(w, b, s, members_of(b), c.sequence, DROP_OVERDUE)
             if b.window[c.sequence % JOIN_WINDOW] == at:
                 release(w, b, s, members_of(b), b.scan, DROP_OVERDUE)
+    w.slot = 0
 
 
 cdef void pass_over(Bundle* b, const Members* m, uint32_t number) noexcept nogil:

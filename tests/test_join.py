@@ -272,7 +272,7 @@ EVENTS = st.lists(st.one_of(
     st.tuples(st.just("pause"), st.integers(0, 150))), max_size=60)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=int(os.environ.get("HEADRACE_FUZZ", "300")), deadline=None)
 @given(links=st.integers(1, 3), short=st.booleans(), mrru=st.sampled_from([100, 1500, 4000]), events=EVENTS,
        fates=st.lists(st.sampled_from("=====..x2<>"), min_size=1, max_size=40), spread=st.lists(st.integers(0, 2), min_size=1, max_size=20),
        batch=st.integers(1, 40))
