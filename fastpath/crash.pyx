@@ -10,7 +10,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from .packet cimport Packet
-from .stage cimport (STAGE_ADMIT, STAGE_DECAP, STAGE_DECRYPT, STAGE_DELIVER, STAGE_ENCAP, STAGE_ENCRYPT, STAGE_JOIN, STAGE_LINK, STAGE_ORDER, STAGE_PUNT, STAGE_RING, STAGE_ROUTE,
+from .stage cimport (STAGE_ADMIT, STAGE_BRIDGE, STAGE_DECAP, STAGE_DECRYPT, STAGE_DELIVER, STAGE_ENCAP, STAGE_ENCRYPT, STAGE_JOIN, STAGE_LINK, STAGE_ORDER, STAGE_PUNT, STAGE_RING, STAGE_ROUTE,
                      STAGE_TRANSMIT, STAGE_WHEEL, stage_clock)
 from .sys cimport close, load_acquire64, store_release64, write
 from .table cimport CRASHES, SUSPECTS, Crash, Header, Session, Table, Tables
@@ -93,6 +93,8 @@ cdef void suspect(Table* t, Crash* c, uint32_t slot) noexcept nogil:
 
 
 cdef bint in_batch(Worker* w) noexcept nogil:
+    if w.stage == STAGE_BRIDGE:         # or toward the wire, where a TAP is read, whose session is w.slot
+        return w.slot == 0
     return w.stage in (STAGE_DECAP, STAGE_LINK, STAGE_DECRYPT, STAGE_ORDER, STAGE_ADMIT, STAGE_DELIVER, STAGE_ROUTE, STAGE_ENCAP, STAGE_RING)
 
 
@@ -118,7 +120,7 @@ cdef void record(Worker* w, int signum) noexcept nogil:
         for i in range(w.pieces_at, min(w.pieces_count, <int>BATCH)):       # set aside, the first of them at hand
             suspect(w.table, c, w.pieces[i].slot)
         suspect(w.table, c, w.slot)
-    elif w.stage == STAGE_WHEEL or w.stage == STAGE_PUNT:
+    elif w.stage in (STAGE_WHEEL, STAGE_PUNT, STAGE_BRIDGE):
         suspect(w.table, c, w.slot)
     store_release64(&h.crashes, h.crashes + 1)
 

@@ -98,6 +98,22 @@ def test_toward_the_wire(tmp_path):
     assert (tmp_path / "crash-0").read_text() == f"# crash 0: signal 11 in worker 0, stage {Stage.STAGE_TRANSMIT:d}\n"
 
 
+def test_a_frame_for_a_bridge(tmp_path):
+    body = """
+        from test_bridge import ALL, BRIDGED, PLAIN_FRAME, ether
+        ours, theirs = bench.pair()
+        slot = bench.tables.slot(1, 2)
+        bench.forwarder.plug(0, 1, slot, bench.tables.generation(slot), theirs.detach())
+        bench.tables.configure(slot, bridge=ALL, tap=1)
+        bench.send(BRIDGED + PLAIN_FRAME + ether(fill=b"crash-up"), session=2, sock=peer)
+        [t.start() for t in bench.threads]
+        bench.threads[0].join(20)
+    """
+    assert die(tmp_path, body) == signal.SIGSEGV
+    tables, [entry] = left(tmp_path)
+    assert (entry[4], entry[5]) == (Stage.STAGE_BRIDGE, [(tables.slot(1, 2), 1)])
+
+
 def test_a_packet_that_another_worker_received(tmp_path):
     """The owner dies of it, not the one that it came to."""
     body = f"""
