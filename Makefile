@@ -52,6 +52,9 @@ figures: build packages
 	$(MEASURE) setup --json setup.json
 	$(MEASURE) setup --window 0 --json setup-instant.json
 	$(MEASURE) setup --auth pap --peer l2tpns --json setup-pap.json
+	$(MEASURE) setup --protocol pppoe --json setup-pppoe.json
+	$(MEASURE) setup --protocol pppoe --window 0 --json setup-pppoe-instant.json
+	$(MEASURE) setup --protocol pppoe --family dual --json setup-dual.json
 	$(MEASURE) idle --minutes 2 --json idle.json
 	$(MEASURE) idle --tunnels 60000 --minutes 2 --json idle-tunnels.json
 	$(MEASURE) kernels --json kernels.json

@@ -78,6 +78,9 @@ IDLE: dict[str, Callable[[Row], str]] = {
     "MiB": lambda r: f"{r['memory_mib']:.0f}", "octets a session": lambda r: f"{r['octets_a_session']:.0f}",
     "of a core": lambda r: f"{r['cpu_share']:.1%}", "echoes": lambda r: str(r["echoes"]), "lost": lambda r: str(r["lost"])}
 
+SETUP = ("setup", "setup-instant", "setup-pap", "setup-pppoe", "setup-pppoe-instant", "setup-dual")
+FAMILIES = {"ip": "IPv4", "dual": "IPv4 and IPv6"}
+
 SECTIONS = [
     Section(("wire.json",), "Beside the null tunnel", lambda r: r["subject"] == "headrace",
             compared("null tunnel's", "null_cost_ns", "ratio")),
@@ -109,11 +112,13 @@ SECTIONS = [
         "sessions": lambda r: r["sessions"], "octets": lambda r: str(r["size"]), "ns a packet": lambda r: f"{r['ns']['ours']:.0f}",
         "kernel's way": lambda r: f"{r['ns']['kernel']:.0f}", "OpenSSL": lambda r: f"{r['ns']['openssl']:.0f}",
         "times kernel's way": lambda r: f"{r['times_kernel']:.2f}", "times OpenSSL": lambda r: f"{r['times_openssl']:.2f}"}),
-    Section(("setup.json", "setup-instant.json", "setup-pap.json"), "Sessions coming up", lambda r: r["benchmark"] == "setup", {
-        "server": lambda r: r["subject"], "at once": lambda r: str(r["window"] or "all"), "sessions": lambda r: str(r["sessions"]),
+    Section(tuple(f"{name}.json" for name in SETUP), "Sessions coming up", lambda r: r["benchmark"] == "setup", {
+        "server": lambda r: r["subject"], "protocol": lambda r: r.get("protocol", "l2tp"),
+        "families": lambda r: FAMILIES[r.get("family", "ip")], "at once": lambda r: str(r["window"] or "all"),
+        "sessions": lambda r: str(r["sessions"]),
         "tunnels": lambda r: str(r["tunnels"]), "authentication": lambda r: r["auth"], "a second": lambda r: f"{r['per_second']:.0f}",
-        "p50 ms": lambda r: f"{r['p50_ms']:.0f}", "p99 ms": lambda r: f"{r['p99_ms']:.0f}", "CPU ms each": lambda r: f"{r['cpu_ms']:.2f}",
-        "failed": lambda r: str(r["failed"]), "what was full": lambda r: r["bottleneck"]}),
+        "p50 ms": lambda r: f"{r['p50_ms']:.0f}", "p99 ms": lambda r: f"{r['p99_ms']:.0f}", "CPU ms": lambda r: f"{r['cpu_ms']:.2f}",
+        "failed": lambda r: str(r["failed"]), "full": lambda r: r["bottleneck"]}),
     Section(("idle.json",), "Many sessions in few tunnels, keepalive only", lambda r: r["benchmark"] == "idle", IDLE),
     Section(("idle-tunnels.json",), "As many tunnels as sessions, keepalive only", lambda r: r["benchmark"] == "idle", IDLE),
 ]
@@ -135,8 +140,9 @@ PICTURES = {"wire.svg": (("peers.json",), "cost and rate by kind of packet"),
 
 
 def render(results: Path = RESULTS, whole: bool = True) -> str:
-    """All pictures and sections as Markdown; not `whole`: without the sections that were never measured."""
-    wanted = [s for s in SECTIONS if whole or any((results / file).exists() for file in s.files)]
+    """All pictures and sections as Markdown; not `whole`: without what was never measured."""
+    wanted = [s if whole else s._replace(files=tuple(file for file in s.files if (results / file).exists())) for s in SECTIONS]
+    wanted = [s for s in wanted if s.files]
     pictures = "".join(f"![{title}](bench/results/{name})\n" for name, (_, title) in PICTURES.items())
     return "\n".join([pictures, *(section(s, [results / file for file in s.files]) for s in wanted)])
 
