@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 
+CHANGES = ("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)bench/results", ":(top,exclude)README.md")
+
+
 def machine() -> dict[str, Any]:
     models = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
               if line.startswith(("model name", "Model"))]
@@ -17,13 +20,13 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Of the tree that this file is in; with "+" when that was changed since."""
+    """Of the tree that this file is in; with "+" when that was changed since, but for figures and README.md, which shows them."""
     def git(*arguments: str) -> str:
         tree = Path(__file__).resolve().parent
         return subprocess.run(["git", "-c", f"safe.directory={tree.parent}", *arguments], cwd=tree, capture_output=True, text=True,
                               check=True).stdout.strip()
     try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        return git("rev-parse", "HEAD") + ("+" if git(*CHANGES) else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
