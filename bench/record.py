@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-
 CHANGES = ("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)bench/results", ":(top,exclude)README.md")
 
 

@@ -2,10 +2,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
-from headrace.bench import kernels, readme, setup, throughput, wire
+from headrace.bench import kernels, readme, record, setup, throughput, wire
 from headrace.bench.readme import ResultError
 
 RUN = wire.Run(cost_ns=210.0, packets=1000, gbit_s=7.5, pps=650_000.0, offered_pps=None, sent=None, lost=None, reordered=None,
@@ -231,3 +232,23 @@ def test_only_what_is_between_the_markers_changes(results, tmp_path, monkeypatch
     (results / "wire.json").unlink()
     assert readme.main() == 1 and "wire.json is missing" in capsys.readouterr().err
     assert page.read_text().startswith(f"before\n{readme.BEGIN}![cost")
+
+
+def test_which_changes_a_commit_is_told_with(tmp_path, monkeypatch):
+    """A run that wrote its figures is no change of what the next one measures."""
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@example.net", *arguments], cwd=tmp_path, check=True,
+                       capture_output=True)
+    (tmp_path / "bench" / "results").mkdir(parents=True)
+    files = [tmp_path / name for name in ("README.md", "bench/results/wire.json", "bench/record.py")]
+    for file in files:
+        file.write_text("1\n")
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "x")
+    monkeypatch.setattr(record, "__file__", str(files[-1]))
+    clean = record.commit()
+    assert clean and len(clean) == 40
+    for file, told in zip(files, (clean, clean, clean + "+"), strict=True):
+        file.write_text("2\n")
+        assert record.commit() == told
