@@ -203,6 +203,7 @@ virtio = st.tuples(st.sampled_from([0, NEEDS_CSUM, 2, 255]), st.sampled_from([0,
 @example([(WHOLE, udp(OUTSIDE, "10.67.0.4", bytes(1000), df=False)), (WHOLE, udp(OUTSIDE, "10.67.0.4", bytes(1000)))])
 @example([((1, TCPV4, 0, 100, 20, 16), ipv4(OUTSIDE, INSIDE, bytes(4), 6)),
           ((1, UDP_L4, 0, 99, 20, 6), ipv4(OUTSIDE, INSIDE, bytes(300), 1))])
+@example([(WHOLE, six(bytes(8), 17, OUTSIDE6, ROUTERS))])
 @given(st.lists(st.tuples(virtio, st.one_of(spoilt(outward), st.binary(max_size=80))), min_size=1, max_size=4))
 def test_packets_from_inside(bench, data):
     """A kernel's headers are believed nowhere where memory depends on them."""
