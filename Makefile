@@ -38,11 +38,11 @@ test: build packages
 bench: build packages
 	$(SUDO) $(BIN)/headrace bench $(BENCH_ARGS)
 
-# All published figures, and README.md's tables and pictures from them: about 35 minutes, with nothing else on the machine.
+# All published figures, and README.md's tables and pictures from them: about half an hour, with nothing else on the machine.
 MEASURE = cd bench/results && $(SUDO) $(abspath $(BIN))/headrace bench
 figures: build packages
 	$(MEASURE) throughput --size 64,imix --duration 1 --json wire.json
-	$(MEASURE) throughput --size 64 --duration 1 --repeat 5 --peer l2tpns,wireguard-go,openvpn --json peers.json
+	$(MEASURE) throughput --size 64 --duration 1 --repeat 3 --peer l2tpns,wireguard-go,openvpn --json peers.json
 	$(MEASURE) throughput --traffic tcp --duration 1 --peer offload-none --json offload.json
 	$(MEASURE) throughput --traffic udp --size 64 --sessions 1,10000,60000 --flows 10000,60000 --wire offload --duration 1 --json sessions.json
 	$(MEASURE) throughput --protocol pptp --size 64,1400 --wire offload --duration 1 --json pptp.json
@@ -55,7 +55,7 @@ figures: build packages
 	$(MEASURE) setup --protocol pppoe --json setup-pppoe.json
 	$(MEASURE) setup --protocol pppoe --window 0 --json setup-pppoe-instant.json
 	$(MEASURE) setup --protocol pppoe --family dual --json setup-dual.json
-	$(MEASURE) idle --minutes 2 --json idle.json
+	$(MEASURE) idle --minutes 5 --json idle.json
 	$(MEASURE) idle --tunnels 60000 --minutes 2 --json idle-tunnels.json
 	$(MEASURE) kernels --json kernels.json
 	$(MEASURE) mppe --json mppe.json

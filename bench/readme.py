@@ -113,7 +113,7 @@ SECTIONS = [
         "kernel's way": lambda r: f"{r['ns']['kernel']:.0f}", "OpenSSL": lambda r: f"{r['ns']['openssl']:.0f}",
         "times kernel's way": lambda r: f"{r['times_kernel']:.2f}", "times OpenSSL": lambda r: f"{r['times_openssl']:.2f}"}),
     Section(tuple(f"{name}.json" for name in SETUP), "Sessions coming up", lambda r: r["benchmark"] == "setup", {
-        "server": lambda r: r["subject"], "protocol": lambda r: r.get("protocol", "l2tp"),
+        "server": lambda r: r["subject"], "protocol": lambda r: r["protocol"],
         "families": lambda r: FAMILIES[r.get("family", "ip")], "at once": lambda r: str(r["window"] or "all"),
         "sessions": lambda r: str(r["sessions"]),
         "tunnels": lambda r: str(r["tunnels"]), "authentication": lambda r: r["auth"], "a second": lambda r: f"{r['per_second']:.0f}",
