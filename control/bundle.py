@@ -51,7 +51,7 @@ class Terms:
 class Bundle(Machine):
     """It lives from the first link to the last, once."""
 
-    __slots__ = ("_open_by", "_reason", "ended", "links", "method", "network", "random", "role", "settings", "terms", "user")
+    __slots__ = ("_open_by", "_reason", "ended", "heir", "links", "method", "network", "random", "role", "settings", "terms", "user")
 
     def __init__(self, role: Role, settings: LinkSettings, random: Random) -> None:
         super().__init__()
@@ -61,6 +61,7 @@ class Bundle(Machine):
         self.terms = Terms(0, 0, False, False, b"")
         self.user = self.method = ""                # of the first link
         self.ended = False                          # LinkDown was said
+        self.heir: Bundle | None = None             # of one that ended, where its links came back
         self._open_by: float | None = None
         self._reason: Reason | None = None          # why it is about to end; the first cause counts
 
@@ -96,6 +97,16 @@ class Bundle(Machine):
                 network.down("multilink", now)
             self._outgoing.clear()
             self._events.append(LinkDown(self._reason or reason))
+
+    def successor(self) -> Bundle:
+        """What a client's link joins that would join this one: itself, or when it has ended another, the same for all its links, so that
+        those that come back are one bundle at both ends."""
+        bundle = self
+        while bundle.ended:
+            if bundle.heir is None:
+                bundle.heir = Bundle(self.role, self.settings, self.random)
+            bundle = bundle.heir
+        return bundle
 
     # Commands
 

@@ -290,8 +290,11 @@ class PPP(Machine):
     def _join(self, now: float) -> None:
         """The bundle is open in its own time, the link is."""
         bundle = self._wanted
-        if bundle is None or (bundle.ended and self.role == "client"):
-            bundle = self._wanted = Bundle(self.role, self.settings, self.random)
+        if bundle is None:
+            bundle = Bundle(self.role, self.settings, self.random)
+        elif self.role == "client":
+            bundle = bundle.successor()
+        self._wanted = bundle
         refusal = bundle.refusal(self)
         if refusal:
             return self.close(refusal, now)

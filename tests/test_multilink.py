@@ -11,7 +11,7 @@ from headrace.control.fields import option
 from headrace.control.link import CCP_PROTOCOL, IPCP_PROTOCOL, LCP_PROTOCOL, MOST_LINKS, push_packet
 from headrace.control.mppe import Policy
 from headrace.control.ppp import PPP, LinkDown, LinkJoined, LinkReset, LinkUp, Reason
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from multilinkwire import MULTILINK, Ends
 from pppwire import CLIENT, LOCAL, REMOTE, SERVER, Wire
@@ -301,6 +301,7 @@ Mishaps = st.lists(st.tuples(st.sampled_from(["deliver", "drop", "repeat", "late
 
 
 @settings(max_examples=120, deadline=None)
+@example([("deliver", 0), ("repeat", 0), *[("deliver", 0)] * 4, ("repeat", 0), *[("later", 1)] * 3, ("later", 4), ("later", 5)], 3, False)
 @given(mishaps=Mishaps, links=st.integers(1, 4), encrypted=st.booleans())
 def test_bundles_open_over_a_bad_wire(mishaps, links, encrypted):
     patient = {"restart": 1.0, "max_configure": 100, "authentication_timeout": 200.0, "open_timeout": 400.0}
@@ -325,7 +326,7 @@ def test_bundles_open_over_a_bad_wire(mishaps, links, encrypted):
         else:
             ends.deliver()
     ends.wait(300)
-    server = ends.servers[0].bundle
+    server, client = ends.servers[0].bundle, client.successor()
     assert ends.is_up(server) and ends.is_up(client)
     assert sorted(map(id, server.links)) == sorted(map(id, ends.servers)) and len(client.links) == links
     assert bool(ends.last(server).cipher) == bool(ends.last(client).cipher) == encrypted
