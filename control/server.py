@@ -60,7 +60,7 @@ class Server:
         os.close(fd)
         self.concentrator = Concentrator(config, self.tables, time.monotonic, duid=server_duid(config.concentrator.run_dir),
                                          owners=os.environ.get("HEADRACE_TEST_OWNER", ""))
-        self.concentrator.sessions.ports = Ports(self.tables.workers, store)
+        self.concentrator.sessions.holdings.ports = Ports(self.tables.workers, store)
         self.operations = Operations(self.concentrator, store, json.loads(store.read("offload")), self.settle)
         self.streams = Streams(self.concentrator.pptp, self.catch_up, self.settle)
         self.fds = [store.get(f"punt/{worker}/control") for worker in range(self.tables.workers)]

@@ -54,7 +54,7 @@ class Session:
         self.leads: frozenset[Route] = frozenset()      # what leads to it in the tables
         self.router: Router | None = None               # while IPV6CP is open
         self.port: Port | None = None           # while BCP is
-        self.port_again = -inf                  # sessions.open_port's
+        self.port_again = -inf                  # Holdings.open_port's
         self.user = self.account = self.name = ""   # as the peer says it, the secret's name, how people call this session
         self.number = 0                         # of its name (Names)
         self.state: State = "starting"

@@ -11,7 +11,6 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from heapq import heappop, heappush
 from random import Random
@@ -20,30 +19,24 @@ from typing import Any
 from ..fastpath.punt import PuntKind
 from .aaa import Authority
 from .address import Path
-from .auth import Accept, AuthRequest, Reject
-from .bridge import Ports
+from .admission import Admission
+from .auth import AuthRequest
 from .bundle import Bundle
 from .bundles import Bundles
-from .delegation import Delegation
+from .holdings import Holdings
 from .ids import Ids
 from .install import Installer, routes
-from .ipv6cp import link_local
 from .link import IPV6, CipherReset, LinkDown, LinkJoined, LinkReset, LinkUp
 from .log import Limited
 from .names import Names
 from .ppp import PPP
 from .reason import Reason
-from .router import Advertised, Router
 from .service import LIMITED, Down, Opening, Service, Up
 from .session import Failures, Session
-from .settings import Profile
-from .store import StoreError
 
 log = logging.getLogger("headrace.session")
 
 STARTING = 2048     # links that may be starting at once; the rest wait their turn, in order
-PORTS_AT_ONCE = 5   # Ethernet ports that a session may ask for, one after the other: each takes control and supervisor tens of ms,
-PORT_EVERY = 10.0   # and one more in so many seconds
 INTERNAL = Reason("link", "internal", "a defect in headrace, told in its log")
 DISCONNECTED = Reason("admin", "disconnected", "disconnected by the administrator")
 
@@ -57,14 +50,14 @@ class Sessions(dict[int, Session]):
                  owners: str = "") -> None:
         super().__init__()
         self.tables, self.authority, self.random, self.outbox = tables, authority, random, outbox
-        self.duid = duid                        # our name as a DHCPv6 server
         self.owners = owners                    # a test's setting: "other" than the worker that receives the call, or each in "turns"
         self.say = Limited(log, LIMITED)
         self.change = Limited(log, LIMITED)     # of links that are up
         self.installer = Installer(tables)
-        self.ports: Ports | None = None         # of those that bridge; None: nobody does
+        self.holdings = Holdings(self.installer, authority, duid, random, self.say, self.change)
         self.names = Names()
         self.bundles = Bundles(self, ids, random)
+        self.admission = Admission(self)
         self.failures = Failures()
         self.waiting: deque[Session] = deque()
         self.starting = 0
@@ -225,81 +218,22 @@ class Sessions(dict[int, Session]):
                 if session.router is not None:
                     session.router.tick(now)
                 if session.approach is not None and session.approach.when <= now and (request := self.bundles.look(session, now)):
-                    self.auth_request(session, request, now, answered=True)
+                    self.admission.request(session, request, now, answered=True)
             except Exception as error:
                 self.break_off(session, error, now)
 
     # -- what a link says
 
-    def auth_request(self, session: Session, event: AuthRequest, now: float, *, answered: bool = False) -> None:
-        """`answered`: the other links of its bundle were asked whether they are there."""
-        ppp, service = session.ppp, session.service
-        assert isinstance(ppp, PPP)
-        session.state, session.approach = "authenticating", None
-        user = event.shown
-        if user != session.user:        # another one than before LCP was renegotiated
-            self.names.remove(session)
-            session.user = user
-        checked = self.authority.check(event, session.caller_id, service.name)
-        if isinstance(checked, Reject):
-            self.refuse(session, event, checked, now)
-            return
-        account, secret, message = checked
-        bundle = self.bundles.find(account, ppp) if ppp.lcp.multilink else None
-        if bundle is not None:
-            self.give_back(session)
-            self.names.remove(session)
-            session.account = account
-            if answered or self.bundles.approach(bundle, session, event, now):
-                service.core.ids.let_in(service.name, session.call.tunnel_id, session.slot)
-                self.bundles.join(bundle, session, event, message, now)
-            return
-        profile = self.authority.profile(secret, service.table_of(session.call).default_profile)
-        self.give_back(session)         # authenticated anew: it gets its address again, if that is still what it should have
-        fixed = self.authority.fixed_address(secret, profile)
-        alone = profile.only_one == "yes"
-        for other in self.names.of(account) if alone or fixed or secret.remote_ipv6_prefix else ():       # thousands may share an account
-            same = (fixed and other.address == fixed) or (secret.remote_ipv6_prefix and other.prefix == secret.remote_ipv6_prefix)
-            if other is not session and (alone or same):
-                self.lose(other, Reason("admin", "replaced", f"user {user!r} came in again from {session.caller_id}"), now)
-        verdict = self.bridging(session, profile, self.authority.grant(secret, profile, account, message, event), now)
-        if isinstance(verdict, Reject):
-            self.refuse(session, event, verdict, now)
-            return
-        if session.account != account or ppp.lcp.multilink:
-            self.names.remove(session)
-            session.account = account
-        session.profile, session.address, session.prefix = profile, verdict.remote_address, verdict.prefix
-        owner: Session | Reject = self.bundles.open(session, ppp) if ppp.lcp.multilink else session
-        if isinstance(owner, Reject):
-            self.refuse(session, event, owner, now)
-            return
-        self.names.add(owner)
-        service.core.ids.let_in(service.name, session.call.tunnel_id, session.slot)
-        ppp.authenticated(verdict, now, event, owner.ppp if isinstance(owner.ppp, Bundle) else None)
-
-    def bridging(self, session: Session, profile: Profile, verdict: Accept | Reject, now: float) -> Accept | Reject:
-        """The verdict, without bridging where its bridge is not there."""
-        if isinstance(verdict, Reject) or verdict.bridging is None or (self.ports and self.ports.has(profile.bridge or "")):
-            return verdict
-        why = f"there is no interface {profile.bridge}"
-        if verdict.remote_address is None and not verdict.ipv6:
-            return Reject(f"user {session.user!r} can only be bridged, and {why}", "no-bridge")
-        self.say(logging.WARNING, now, "%s: user %r is not bridged: %s", session.label, session.user, why)
-        return replace(verdict, bridging=None)
-
-    def refuse(self, session: Session, event: AuthRequest, verdict: Reject, now: float) -> None:
-        assert isinstance(session.ppp, PPP)
-        session.state = "closing"
-        session.ppp.authenticated(verdict, now, event)
+    def auth_request(self, session: Session, event: AuthRequest, now: float) -> None:
+        self.admission.request(session, event, now)
 
     def link_up(self, session: Session, event: LinkUp, now: float) -> None:
         profile, table = session.profile, session.service.table_of(session.call)
         assert profile is not None              # nothing is up that was not authenticated
         before, rekey = session.leads, session.cipher is not event.cipher
         if not event.ipv6:
-            self.close_router(session)
-        self.open_port(session, event, now)
+            self.holdings.close_router(session)
+        self.holdings.open_port(session, event, now)
         leads = routes(event, session.address, session.prefix, session.delegated)
         session.leads = before | leads          # should the tables refuse, all of them are taken out
         bundle = isinstance(session.ppp, Bundle)    # which its links keep alive
@@ -312,7 +246,7 @@ class Sessions(dict[int, Session]):
         self.installer.forget(session.slot, before - leads)
         session.leads = leads
         if event.ipv6:
-            self.open_router(session, event, now)
+            self.holdings.open_router(session, event, now)
         if not bundle:
             self.outbox[session.owner].append((PuntKind.PUNT_ARM, session.slot, session.generation, 0, None, b""))
         first = not session.up_since
@@ -334,9 +268,9 @@ class Sessions(dict[int, Session]):
 
     def link_reset(self, session: Session, event: LinkReset, now: float) -> None:
         self.bundles.left(session, now)
-        self.close_router(session)
+        self.holdings.close_router(session)
         self.installer.reset(session.slot, session.leads)
-        self.close_port(session)
+        self.holdings.close_port(session)
         session.link, session.leads = None, frozenset()
         if session.state == "open":
             session.state = "starting"
@@ -352,71 +286,7 @@ class Sessions(dict[int, Session]):
     handlers: dict[type, Callable[..., None]] = {AuthRequest: auth_request, LinkUp: link_up, LinkJoined: link_joined,
                                                  LinkReset: link_reset, LinkDown: link_down, CipherReset: cipher_reset}
 
-    def open_router(self, session: Session, link: LinkUp, now: float) -> None:
-        """IPV6CP is open: somebody must be the router of that link. One that goes on learns of another MTU."""
-        profile, router = session.profile, session.router
-        assert profile is not None
-        mtu = min(link.mtu, link.mru)
-        if router is not None and router.address == link_local(link.local_identifier).packed:
-            router.resize(mtu)
-            return
-        self.close_router(session)
-        delegates = profile.dhcpv6_pd_pool or self.authority.own_delegation(session.account)
-        prefixes = Delegation(session, self.authority, self.installer, self.change) if delegates else None
-        advertised = Advertised(profile.dns6, profile.domain_search, profile.managed_address_configuration)
-        session.router = Router(link.local_identifier, mtu, session.prefix, prefixes, advertised, self.duid, self.random)
-        session.router.open(now)
-
-    def close_router(self, session: Session) -> None:
-        if session.router is not None:
-            session.router.close()
-            session.router = None
-
-    def open_port(self, session: Session, link: LinkUp, now: float) -> None:
-        """BCP is open: the session is a port of its bridge. Where it cannot be, BCP ends, or the link when it is for nothing else."""
-        assert session.ppp is not None and session.profile is not None
-        if not link.bridged:
-            self.close_port(session)
-        elif session.port is None:
-            try:
-                if self.ports is None:
-                    raise StoreError("nobody bridges here")
-                again = max(session.port_again, now - PORTS_AT_ONCE * PORT_EVERY) + PORT_EVERY
-                if again > now:
-                    raise StoreError("it has asked for one too often")
-                session.port_again = again
-                session.port = self.ports.open(session.owner, session.slot, session.generation, session.profile)
-            except StoreError as error:
-                self.say(logging.WARNING, now, "%s: has no port in bridge %s: %s", session.label, session.profile.bridge, error)
-                network = session.ppp.network
-                if network is not None and network.bcp is not None and (network.ipcp or network.ipv6cp):
-                    network.bcp.fire("Close", now)
-                else:
-                    session.ppp.close(Reason("bcp", "no-port", f"the bridge takes no port: {error}"), now)
-
-    def close_port(self, session: Session) -> None:
-        if session.port is not None:
-            assert self.ports
-            port, session.port = session.port, None
-            self.ports.close(port)
-
     # -- how a session ends
-
-    def give_back(self, session: Session) -> None:
-        """Its address and its prefix are free again."""
-        self.close_router(session)
-        if session.leads:
-            self.installer.reset(session.slot, session.leads)
-            session.leads = frozenset()
-        self.close_port(session)
-        self.release(session)
-
-    def release(self, session: Session) -> None:
-        if session.address is not None:
-            self.authority.addresses.release(session.address)
-        if session.prefix is not None:
-            self.authority.prefixes.release(session.prefix)
-        session.address = session.prefix = None
 
     def lose(self, session: Session, reason: Reason, now: float) -> None:
         """End it at once, without waiting for PPP's goodbye: the call is cleared."""
@@ -438,11 +308,11 @@ class Sessions(dict[int, Session]):
         for link in (session, *session.links):
             self.bundles.left(link, now)
         rx_packets, rx_bytes, tx_packets, tx_bytes, *_ = self.tables.counters(session.slot)
-        self.close_router(session)
+        self.holdings.close_router(session)
         self.installer.close(session.slot, session.leads)
-        self.close_port(session)
+        self.holdings.close_port(session)
         session.leads = frozenset()
-        self.release(session)
+        self.holdings.release(session)
         self.names.remove(session)
         if session.up_since:
             log.info("%s: ended after %.0f s: %s (from it %d octets in %d packets, to it %d in %d)", label, now - session.up_since,

@@ -63,7 +63,7 @@ def bridging(tmp_path, **profile):
     tmp_path.mkdir(exist_ok=True)
     rig = Rig(tmp_path, configuration(profiles={"default-encryption": {k: v for k, v in profile.items() if v is not None}}))
     rig.keeper = Supervisor()
-    rig.core.sessions.ports = There(1, rig.keeper)
+    rig.core.sessions.holdings.ports = There(1, rig.keeper)
     rig.core.installer.tables = Tables(rig.tables)
     return rig
 
@@ -159,7 +159,7 @@ def test_a_port_that_cannot_be_had(tmp_path, caplog):
     client = dial(alone, ip=False)
     alone.run(10)
     assert client.link is None and client.down
-    assert len(alone.core.sessions.ports.free[0]) == PORTS - 1
+    assert len(alone.core.sessions.holdings.ports.free[0]) == PORTS - 1
 
 
 def test_numbers_are_used_oldest_first(rig):
@@ -167,11 +167,11 @@ def test_numbers_are_used_oldest_first(rig):
     assert [config(rig, client)[1] for client in clients] == [1, 2, 3]
     clients[1].close()
     rig.run(5)
-    assert config(rig, dial(rig))[1] == 4 and rig.core.sessions.ports.free[0][-1] == 2
+    assert config(rig, dial(rig))[1] == 4 and rig.core.sessions.holdings.ports.free[0][-1] == 2
 
 
 def test_more_than_a_worker_has_numbers(rig):
-    rig.core.sessions.ports.free[0].clear()
+    rig.core.sessions.holdings.ports.free[0].clear()
     client = dial(rig)
     assert client.link.ip and not client.link.bridged and not rig.keeper.asked
 
