@@ -42,7 +42,8 @@ def explain(report: Row, octets: int = 0) -> list[str]:
              f"{report['user_ns_a_packet']:.0f} ns in the forwarder's own code."]
     stages = {row["stage"]: row for row in report["stages"]}
     words.append(limit(report, stages))
-    words += [system_calls(row, report) for row in largest(stages, "kernel_ns") if row["stage"] in CALLS and row["share"] > 0.05]
+    words += [system_calls(row, report) for row in largest(stages, "kernel_ns")
+              if row["stage"] in CALLS and row["kernel_ns"] and row["share"] > 0.05]
     if octets > SMALL:
         words += copies(stages, octets)
     words += [sums(row, octets) for name, row in stages.items() if name in SUMS and octets > SMALL and row["share"] > 0.02]
@@ -93,10 +94,11 @@ def system_calls(row: Row, report: Row) -> str:
 
 
 def copies(stages: dict[str, Row], octets: int) -> list[str]:
-    """How much of the kernel's part is the copying of the packet, which it does once between a port and us."""
+    """How much of the kernel's part is the copying of the packet, which it does once between a port and us; into a ring it has copied
+    before we look."""
     once, words = copy_ns(octets), []
     for direction in (UP, DOWN):
-        mine = [stages[name] for name in direction if name in CALLS and name in stages and stages[name]["packets"]]
+        mine = [stages[name] for name in direction if name in CALLS and name in stages and stages[name]["kernel_ns"]]
         spent = sum(row["kernel_ns_a_packet"] for row in mine)
         if spent:
             share = min(len(mine) * once / spent, 1)

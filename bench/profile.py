@@ -33,7 +33,6 @@ from .explain import explain
 from .headrace import Headrace
 from .lab import WIRES, LabError
 from .stages import Looker, each, open_tables, timing
-from .subject import MTU
 from .throughput import CIPHERED, PROTOCOLS
 from .wire import Case, Way, pin, prepared, traffic
 
@@ -198,8 +197,9 @@ def profile(
             for case in cases:
                 if case.mppe and case.protocol not in CIPHERED:
                     raise LabError(f"encryption is measured over {' and '.join(CIPHERED)}, not over {case.protocol}")
-                if not SMALLEST <= min(case.sizes) <= max(case.sizes) <= MTU:
-                    raise LabError(f"a size is imix or from {SMALLEST} to {MTU} octets, not {case.size}")
+                most = PROTOCOLS[case.protocol].headrace.mtu
+                if not SMALLEST <= min(case.sizes) <= max(case.sizes) <= most:
+                    raise LabError(f"a size is imix or from {SMALLEST} to {most} octets over {case.protocol}, not {case.size}")
             alike = [list(group) for _, group in groupby(cases, lambda case: (case.protocol, case.wire, case.mppe))]
             found = (one for group in alike for one in lab(group, seconds, perf))
         rows: list[Row] = []

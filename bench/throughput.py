@@ -75,9 +75,10 @@ class Options:
             raise LabError(f"encryption is measured over {' and '.join(CIPHERED)}, not over {' and '.join(deaf)}")
         for peer in self.peers:
             PEERS[peer].check()
+        most = min(PROTOCOLS[name].headrace.mtu for name in self.protocols)
         for size in self.sizes:
-            if size != "imix" and not 52 <= int(size) <= MTU:
-                raise LabError(f"a size is imix or from 52 to {MTU} octets, not {size}")
+            if size != "imix" and not 52 <= int(size) <= most:
+                raise LabError(f"a size is imix or from 52 to {most} octets, not {size}")
 
 
 DEFAULT = Options(protocols=["l2tp", "pptp", "pppoe"], traffic=["tcp", "udp"], sizes=[64, MTU, "imix"], directions=["up", "down"],

@@ -262,7 +262,22 @@ def test_a_lab_of_pptp(more, wanted):
         assert row["mppe"] == 128 and found["encrypt"]["user_ns_each"] > 100
 
 
+@root
+def test_a_lab_of_pppoe():
+    """Frames come by a ring, so that no system call receives them, and are as large as PPPoE's: 1492 octets."""
+    done = run("--protocol", "pppoe", "--size", "1492", "--seconds", "0.3", "--json")
+    assert done.returncode == 0, done.stderr
+    up, down = json.loads(done.stdout)["results"]
+    stages = [{s["stage"]: s for s in row["stages"]} for row in (up, down)]
+    assert {"receive", "decap", "order", "link", "admit", "deliver"} <= set(stages[0]) and up["packets_up"] > 1000
+    assert {"collect", "route", "encap", "transmit"} <= set(stages[1]) and down["packets_down"] > 1000
+    assert stages[0]["receive"]["packets"] > 1000 and stages[0]["receive"]["kernel_ns"] == 0 < stages[0]["deliver"]["kernel_ns"]
+    assert not any("receive" in words for words in up["explained"] if words.startswith(("system calls", "memcpy")))
+    assert up["protocol"] == "pppoe" and up["untimed_run_ns_a_packet"] > 0
+
+
 @pytest.mark.parametrize("argv", [("--mppe", "128", "--protocol", "l2tp"), ("--mppe", "64"),
+                                  ("--protocol", "l2tp", "--size", "1492"), ("--protocol", "pppoe", "--size", "1493"),
                                   ("--size", "9000"), ("--direction", "sideways"), ("--wire", "wet"), ("--protocol", "carrier-pigeon"),
                                   ("--live", "-c", "/nonexistent/headrace.toml")])
 def test_what_cannot_be_is_one_sentence(argv):
