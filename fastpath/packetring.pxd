@@ -87,6 +87,7 @@ cdef int tx_send(TxRing* r, int interface, uint16_t protocol) noexcept nogil
 cdef void take_back(TxRing* r) noexcept nogil
 cdef bint rx_next(RxRing* r, Frame* f) noexcept nogil
 cdef void rx_release(RxRing* r) noexcept nogil
+cdef void rx_error(RxRing* r) noexcept nogil
 
 cdef open_tx(TxRing* r, int fd)
 cdef open_rx(RxRing* r, int fd)

@@ -12,7 +12,8 @@ cdef extern from "<sys/socket.h>" nogil:
         pass
     ssize_t sendto(int, const void*, size_t, int, const sockaddr*, uint32_t)
     int setsockopt(int, int, int, const void*, uint32_t)
-    int SOL_PACKET
+    int getsockopt(int, int, int, void*, uint32_t*)
+    int SOL_PACKET, SOL_SOCKET, SO_ERROR
 cdef extern from "<arpa/inet.h>" nogil:
     uint16_t htons(uint16_t)
 cdef extern from "<linux/if_packet.h>" nogil:
@@ -92,6 +93,14 @@ cdef void rx_release(RxRing* r) noexcept nogil:
     while r.held:
         store_release32(&(<tpacket2_hdr*>(r.slots + <size_t>((r.next + FRAMES - r.held) % FRAMES) * FRAME)).tp_status, TP_STATUS_KERNEL)
         r.held -= 1
+
+
+cdef void rx_error(RxRing* r) noexcept nogil:
+    """Take the error of the socket, which says that its interface went down: nobody reads from the socket itself, and epoll would report it
+    for ever."""
+    cdef int error
+    cdef uint32_t size = sizeof(error)
+    getsockopt(r.fd, SOL_SOCKET, SO_ERROR, &error, &size)
 
 
 cdef void* _map(int fd, size_t size) except NULL:

@@ -14,7 +14,7 @@ from .flows cimport FLOWS_PACKETS
 from .mppe cimport free_ciphers, new_ciphers, refill
 from .nexthop cimport flush_frames
 from .packet cimport DROP_NO_SESSION, DROP_NOT_OPEN, PASS, VERDICTS, Packet
-from .packetring cimport close_rx, close_tx, open_rx, open_tx
+from .packetring cimport close_rx, close_tx, open_rx, open_tx, rx_error
 from .port cimport count, prepare, transmit
 from .punt cimport control_lives, prepare_punts, punt_in, punt_out
 from .ring cimport RING, WAY_DOWN, WAY_JOIN, WAY_UP, WAYS, Handed, Ring, ring_drop, ring_peek
@@ -228,10 +228,12 @@ cdef uint64_t ready(Worker* w, epoll_event* events, int n) noexcept nogil:
         if token >= TAP:
             tap_ready(w, <uint32_t>(token - TAP), events[i].events)
             bits |= <uint64_t>1 << READY_TAP
-        elif events[i].events & (EPOLLERR | EPOLLHUP) and events[i].data.u64 >= READY_PUNT:
-            forsake(w, events[i].data.u64)
+        elif events[i].events & (EPOLLERR | EPOLLHUP) and token >= READY_PUNT:
+            forsake(w, token)
         else:
-            bits |= <uint64_t>1 << events[i].data.u64
+            bits |= <uint64_t>1 << token
+            if events[i].events & EPOLLERR and token < LISTENERS and w.listener[token].ring.slots != NULL:
+                rx_error(&w.listener[token].ring)
     if bits >> READY_WAKE & 1:
         read(w.wake, &token, 8)
     return bits

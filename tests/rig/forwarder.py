@@ -73,9 +73,9 @@ class Bench:
 
     def __init__(self, path, workers: int = 1, *, max_sessions: int = 1000, gso: bool = True, merge: int = 2, spin_ns: int = 0,
                  reuse: tuple[str, int] | None = None, held: tuple[int, ...] = (), window_ns: int = 20_000_000, join_ns: int = 100_000_000,
-                 frames: socket.socket | None = None, express: bool = False):
-        """`held` are workers that the test starts itself (`threads`), `frames` is a packet socket for the first. `express`: the wire is
-        the concentrator's own sockets, bound to all addresses."""
+                 frames: socket.socket | None = None, packets: socket.socket | None = None, express: bool = False):
+        """`held` are workers that the test starts itself (`threads`); `frames` is a packet socket for the first, of PPTP, and `packets` one
+        of PPPoE. `express`: the wire is the concentrator's own sockets, bound to all addresses."""
         self.path = path
         if reuse is None:
             table.create(path, max_sessions=max_sessions, workers=workers)
@@ -113,13 +113,15 @@ class Bench:
             self.controls.append(control)
             gre, raw = self.pair()
             self.gre.append(gre)
-            ethernet, packets = self.pair()
+            ethernet, frame_end = self.pair()
             self.ethernet.append(ethernet)
+            if packets and not number:
+                frame_end = packets
             ports.append({"tun": theirs.fileno(), "punt": theirs2.fileno(),
                           "listeners": [(wire.fileno(), socket.AF_INET, express, mapped("0.0.0.0" if express else "127.0.0.1"), address[1],
                                          PortKind.PORT_UDP, *(s.fileno() for s in own[workers + number:][:1])),
                                         (raw.fileno(), socket.AF_INET, True, bytes(16), 0, PortKind.PORT_GRE),
-                                        (packets.fileno(), socket.AF_PACKET, False, AC, 0, PortKind.PORT_ETHERNET)]})
+                                        (frame_end.fileno(), socket.AF_PACKET, False, AC, 0, PortKind.PORT_ETHERNET)]})
         if frames:
             ports[0]["frames"] = frames.fileno()
         self.address = address
