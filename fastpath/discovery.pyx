@@ -201,7 +201,7 @@ cdef void discover(Worker* w, Listener* l, const uint8_t* frame, int at, const P
             punt_pppoe(w, frame + at - PPPOE, h.length - at + PPPOE, path)
     elif h.code == PADT and h.session:
         s = &w.table.sessions[slot_of(w.table, network_hash(h.station, l.path.port), h.session)]
-        if load_acquire8(&s.state) in (FREE, RETIRED) or memcmp(s.path.peer, h.station, STATION):
+        if load_acquire8(&s.state) in (FREE, RETIRED) or s.path.port != l.path.port or memcmp(s.path.peer, h.station, STATION):
             count(w, DROP_NO_SESSION, 1)
         else:
             punt_pppoe(w, frame + at - PPPOE, h.length - at + PPPOE, path)

@@ -11,10 +11,12 @@ import struct
 import time
 
 import pytest
+from headrace.control import mac, tags
+from headrace.fastpath._probe_pppoe import pull_pppoe
 from headrace.fastpath.table import State
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from rig.forwarder import NEEDS_CSUM, TCPV4, UDP_L4, VNET, Bench, ipv4, tcp, udp
+from rig.forwarder import AC, NEEDS_CSUM, TCPV4, UDP_L4, VNET, Bench, ipv4, tcp, udp
 
 IP, IPV6, LCP = b"\xff\x03\x00\x21", b"\xff\x03\x00\x57", b"\xff\x03\xc0\x21"
 EXAMPLES = int(os.environ.get("HEADRACE_FUZZ", "300"))      # examples a property
@@ -95,6 +97,11 @@ def bench(request, tmp_path_factory):
     bench.session(1, 3, "10.67.0.4", peer_session=10, mtu=300, prefix="fd00:67:3::")
     bench.call(7, "10.67.0.5")
     bench.call(8, "10.67.0.6", state=State.OPENING)
+    bench.pppoe(9, HOST_ADDRESS, peer=HOST)
+    bench.pppoe(10, "10.67.0.8", peer=HOST, state=State.OPENING)
+    bench.tables.offer([{"name": b"internet", "ac_name": b"ac", "port": 2, "max_payload": 1500},
+                        {"name": b"tv", "ac_name": b"ac", "port": 2, "ranges": [((0, 7), (0, 0))], "delay": 1}],
+                       {2: (mac.mac(AC), 60000, 60000)})
     yield bench
     bench.close()
 
@@ -184,6 +191,58 @@ def test_datagrams_in_one_buffer(bench, data, size):
     assert sum(verdicts.values()) == n + 2, verdicts
 
 
+HOST_ADDRESS = "10.67.0.7"
+HOST = mac.station(bytes.fromhex("02005e100001"))
+stations = st.sampled_from([mac.mac(HOST)] * 4 + [bytes.fromhex("02005e100002"), mac.BROADCAST, bytes(6)])
+vlans = st.lists(st.tuples(st.sampled_from([mac.C_TAG, mac.S_TAG]), st.sampled_from([0, 0xA000, 7, 0xFFFF])), max_size=3).map(
+    lambda found: b"".join(struct.pack("!HH", *tag) for tag in found))
+values = st.one_of(st.binary(max_size=20), st.sampled_from([b"internet", b"tv", b"", (1500).to_bytes(2), bytes(9)]),
+                   st.integers(0, 1490).map(bytes))
+tlvs = st.lists(st.tuples(st.sampled_from([*tags.TAGS, 0x0101, 0x0101, tags.END_OF_LIST, 0x7777]), values,
+                          st.sampled_from([0, 0, 0, 0, 1, -1, 40000])), max_size=6).map(
+    lambda found: b"".join(struct.pack("!HH", kind, max(len(value) + lie, 0)) + value for kind, value, lie in found))
+asked = st.builds(joined, st.sampled_from([b"\1\1\0\0", b"\1\1\0\0", b""]), tlvs)
+ours = st.one_of(sound, st.builds(lambda body, sport: udp(HOST_ADDRESS, OUTSIDE, body, sport), st.binary(max_size=80), st.integers(1, 3)))
+
+
+def ethernet(to, sender, tagged, ethertype, version, code, session, lie, payload):
+    """A frame whose length may lie."""
+    return to + sender + tagged + struct.pack("!HBBHH", ethertype, version, code, session, len(payload) + lie & 0xFFFF) + payload
+
+
+ac = st.sampled_from([mac.mac(AC)] * 3 + [mac.BROADCAST, mac.mac(HOST)])
+untagged = st.one_of(st.just(b""), st.just(b""), vlans)
+versions, lies = st.sampled_from([0x11] * 8 + [0x12, 0]), st.sampled_from([0, 0, 0, 0, 1, -1, -30, 200])
+data_frames = st.builds(ethernet, ac, stations, untagged, st.just(0x8864), versions, st.sampled_from([0] * 6 + [9, 255]),
+                        st.sampled_from([9, 9, 9, 10, 11, 0, 0xFFFF]), lies, st.builds(joined, links, spoilt(st.one_of(ours, lcp))))
+discoveries = st.builds(ethernet, ac, stations, untagged, st.just(0x8863), versions, st.sampled_from([9, 9, 0x19, 0xA7, 7, 0x65, 0]),
+                        st.sampled_from([0, 0, 0, 9, 11, 0xFFFF]), lies, asked)
+ethernets = st.one_of(data_frames, data_frames, discoveries, discoveries, spoilt(st.one_of(data_frames, discoveries)),
+                      st.binary(min_size=1, max_size=60))
+
+
+@THOROUGH
+@given(st.lists(ethernets, min_size=1, max_size=6))
+@example([ethernet(mac.BROADCAST, mac.mac(HOST), b"", 0x8863, 0x11, 9, 0, 0, b"\1\1\0\0\1\3\5\x9c" + bytes(1436)),
+          ethernet(mac.mac(AC), mac.mac(HOST), b"", 0x8864, 0x11, 0, 9, 0, b"\0\x21" + udp(HOST_ADDRESS, OUTSIDE, b"x"))])
+@example([ethernet(mac.BROADCAST, mac.mac(HOST), b"", 0x8863, 0x11, 9, 0, 0, b"\1\1\0\1x"),
+          ethernet(mac.mac(AC), mac.mac(HOST), b"", 0x8863, 0x11, 0x19, 0, 0, b"\1\1\0\0")])
+def test_frames(bench, data):
+    """As datagrams: each has one verdict, and exactly one, whatever is said of services, sessions and stations; no answer is torn."""
+    data = [each for each in data if each]
+    count = settled(bench, len(data) + 2)
+    next(count)
+    for each in data:
+        bench.ethernet[0].send(each)
+    still_works(bench)
+    verdicts = next(count)
+    while frame := bench.ethernet_read(timeout=0):
+        at, fields = pull_pppoe(frame)
+        assert at > 0 and fields["length"] == len(frame) <= 1522 and fields["station"] == AC[:2] + fields["station"][2:10] + mac.mac(AC)
+        assert fields["ethertype"] == 0x8864 or not tags.decode(frame[at - tags.HEADER:]).fault
+    assert sum(verdicts.values()) == len(data) + 2, verdicts
+
+
 outward = st.one_of(
     sixes([OUTSIDE6, OUTSIDE6, LINK6], [INSIDE6, OTHER6, OUTSIDE6, ROUTERS]),
     st.builds(lambda to, body, df: udp(OUTSIDE, to, body, df=df), st.sampled_from([INSIDE, "10.67.0.3", "10.67.0.4", "10.67.0.9"]),
@@ -232,5 +291,5 @@ def test_orders(bench, frames, torn):
 def test_it_came_everywhere(bench):
     """The properties above mean little if their data ended at the first gate. (What only luck would reach has an example.)"""
     wanted = """UP DOWN PUNT ECHO FRAGMENTED TOO_BIG DROP_SHORT DROP_VERSION DROP_LENGTH DROP_OFFSET DROP_NO_SESSION DROP_PEER DROP_NOT_OPEN
-        DROP_IP DROP_SPOOF DROP_SCOPE DROP_NO_ROUTE DROP_SEGMENT"""
+        DROP_IP DROP_SPOOF DROP_SCOPE DROP_NO_ROUTE DROP_SEGMENT OFFERED DROP_DISCOVERY DROP_SERVICE DROP_COOKIE"""
     assert set(wanted.split()) <= set(bench.verdicts()), set(wanted.split()) - set(bench.verdicts())

@@ -79,6 +79,17 @@ def test_one_mac_in_two_networks_is_two_peers(bench):
     assert bench.inner_read()[1] == up(2)
 
 
+def test_a_session_is_one_interfaces(bench):
+    """The same station and id on another one is somebody else: nobody's data, and nobody's goodbye."""
+    slot, _ = bench.pppoe(peer=HOST, port=3)
+    assert slot == bench.tables.slot(bench.tables.peer_hash(mac.network(HOST, 2)), 7), "only the record tells them apart"
+    bench.ethernet[0].send(data(b"\0\x21" + up(1)))
+    bench.wait_verdict("DROP_PEER")
+    bench.ethernet[0].send(discovery("PADT", session=7))
+    bench.wait_verdict("DROP_NO_SESSION")
+    assert bench.inner_read(timeout=0.05) is None and not bench.frames(timeout=0.05)
+
+
 @pytest.mark.parametrize("frame, verdict", [
     (data(b"\0\x21" + up(1), sender=OTHER), "DROP_PEER"), (data(b"\0\x21" + up(1), to=OTHER), "DROP_PEER"),
     (data(b"\0\x21" + up(1), code=9), "DROP_VERSION"), (data(b"\0\x21" + up(1))[:30], "DROP_LENGTH"), (data(b"")[:16], "DROP_SHORT"),
@@ -210,7 +221,26 @@ def test_what_a_pads_could_not_echo_is_not_put_to_control(bench):
     assert bench.wait_verdict("DROP_LENGTH", 2) == 2
 
 
-def test_delayed_answers_come_late_in_order_and_are_bounded(bench):
+@pytest.mark.parametrize("port, everywhere", [(50, 20000), (10000, 50)], ids=["of an interface", "of all"])
+def test_all_together_are_answered_so_often_and_no_more(bench, port, everywhere):
+    """Whoever they say they are. What two seconds allow may come at once."""
+    bench.tables.offer([INTERNET], {2: (mac.mac(AC), port, 2)}, everywhere)
+    for number in range(400):
+        bench.ethernet[0].send(padi(number))
+    bench.wait_verdict("DROP_PADI", 200)
+    assert 100 <= bench.verdicts()["OFFERED"] <= 200
+
+
+def test_no_more_answers_wait_than_there_are_places(bench):
+    """Those of a minute's delay: not one leaves meanwhile."""
+    bench.tables.offer([INTERNET | {"delay": 60000}])
+    for number in range(1500):
+        bench.ethernet[0].send(padi(number))
+    bench.wait_verdict("DROP_PADI", 1500 - 1024)
+    assert bench.verdicts() == {"OFFERED": 1024, "DROP_PADI": 1500 - 1024} and bench.ethernet_read(timeout=0) is None
+
+
+def test_delayed_answers_come_late_and_in_order(bench):
     bench.tables.offer([INTERNET | {"delay": 80}])
     since = time.monotonic()
     for number in range(1500):

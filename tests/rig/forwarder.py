@@ -177,12 +177,13 @@ class Bench:
         self.tables.set_state(slot, state)
         return slot, generation
 
-    def pppoe(self, session=7, address="10.67.0.2", *, peer: bytes, owner=0, mtu=1400, state=State.OPEN, flags=18, keepalive=0, tos=0):
-        """Install an open PPPoE session of a station; returns (slot, generation)."""
+    def pppoe(self, session=7, address="10.67.0.2", *, peer: bytes, port=2, owner=0, mtu=1400, state=State.OPEN, flags=18, keepalive=0,
+              tos=0):
+        """Install an open PPPoE session of a station; returns (slot, generation). Only port 2 is there."""
         tags = b"".join(peer[at:at + 4] for at in (2, 6) if any(peer[at:at + 4]))
         head = peer[10:] + AC[10:] + tags + struct.pack("!HBBHH", 0x8864, 0x11, 0, session, 0)
         slot, generation = self.tables.publish(
-            Kind.KIND_PPPOE, self.tables.peer_hash(peer[:10] + bytes((0,) * 5 + (2,))), session, owner, (2, AC, 0, peer, 0),
+            Kind.KIND_PPPOE, self.tables.peer_hash(peer[:10] + bytes((0,) * 5 + (port,))), session, owner, (port, AC, 0, peer, 0),
             template=head + b"\x00\x21", ppp_at=len(head), length_at=len(head) - 2, mtu=mtu, mss=mtu - 40, address=mapped(address),
             gateway=mapped("10.67.0.1"), keepalive=keepalive, tos=tos, our_magic=0x11111111, peer_magic=0x22222222, flags=flags | 64)
         self.tables.insert(mapped(address), 128, slot)
