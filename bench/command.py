@@ -146,7 +146,7 @@ def minutes(length: float) -> str:
     return f"{whole} min {rest} s" if whole else f"{rest} s"
 
 
-@app.callback(invoke_without_command=True)
+@app.callback(invoke_without_command=True, epilog="Example: headrace bench --json all.json --plot all.svg")
 def bench(context: typer.Context,
           full: Annotated[bool, typer.Option("--full", help="Everything, also the loss-free rates; hours.")] = False,
           protocol: Annotated[str, typer.Option(callback=some(wires.PROTOCOLS), help="Tunnels.")] = ",".join(wires.DEFAULT.protocols),

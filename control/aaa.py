@@ -40,7 +40,7 @@ class Authority:
             return Reject(f"there is no secret for user {request.shown!r}", "unknown-user")
         if secret.service not in ("any", service):
             return Reject(f"user {request.shown!r} may not use {service}", "service")
-        if secret.caller_id is not None and secret.caller_id.casefold() != caller_id.casefold():
+        if secret.caller_id not in (None, caller_id):
             return Reject(f"user {request.shown!r} may not call from {caller_id}", "caller-id")
         message = verify(request, secret.password)
         if message is None:

@@ -126,17 +126,19 @@ def sessions(file: File = None, as_json: AsJson = False,
 
 
 @app.command(epilog="Example: headrace monitor joe --once")
-def monitor(name: Name, file: File = None,
+def monitor(name: Name, file: File = None, as_json: AsJson = False,
             once: Annotated[bool, typer.Option("--once", help="Once, and not every second.")] = False) -> None:
     """One session, every second until Ctrl-C or its end."""
     with sentences(), contextlib.suppress(KeyboardInterrupt):
         source = client(file)
         while True:
-            print(listing.monitor(source.request("GET", "sessions", name)), flush=True)
+            session = source.request("GET", "sessions", name)
+            print(json.dumps(session) if as_json else listing.monitor(session), flush=True)
             if once:
                 return
             time.sleep(1)
-            print(flush=True)
+            if not as_json:
+                print(flush=True)
 
 
 @app.command(epilog="Example: headrace disconnect '<l2tp-joe>'")

@@ -73,7 +73,8 @@ def load(path: Path) -> Config:
     if problems:
         lines = [(line_of(text, key), key, sentence) for key, sentence in problems]
         lines.sort(key=lambda row: row[0])
-        raise ConfigError([f"{path}{f':{line}' if line else ''}: {dotted(key)} {sentence}" for line, key, sentence in lines])
+        raise ConfigError([f"{path}{f':{line}' if line else ''}: {printable(dotted(key))} {printable(sentence)}"
+                           for line, key, sentence in lines])
     return config
 
 
@@ -173,6 +174,11 @@ def describe(loc: Key, error: Any) -> Problem:
              "tuple_type": "a list", "dict_type": "a table", "model_type": "a table",
              "string_pattern_mismatch": "an interface name of at most 15 letters, digits, '.', '_' and '-'", "path_type": "a path"}
     return loc, was + f"must be {wants.get(kind, error['msg'])}"
+
+
+def printable(text: str) -> str:
+    """One line, whatever somebody wrote into a key or a value."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shown(value: Any) -> str:

@@ -29,12 +29,14 @@ from .values import (
     WORKERS,
     Address,
     Address6,
+    Caller,
     Delays,
     DelegatedPrefix,
     Domain,
     Dscp,
     Duration,
     Interface,
+    Keepalive,
     Key,
     LinkPrefix,
     Listener,
@@ -155,7 +157,7 @@ class Secret(Table):
     remote_address: Address | None = None
     remote_ipv6_prefix: LinkPrefix | None = None
     delegated_ipv6_prefix: DelegatedPrefix | None = None
-    caller_id: str | None = None
+    caller_id: Caller | None = None
 
     @property
     def prefixes(self) -> dict[str, IPv6Network]:
@@ -172,7 +174,7 @@ class Serving(Table):
     max_mtu: Mtu = 1450
     max_mru: Mtu = 1450
     mrru: Mrru = "disabled"
-    keepalive_timeout: Duration = 30.0
+    keepalive_timeout: Keepalive = 30.0
     max_sessions: Annotated[StrictInt, Field(ge=0, le=1_000_000)] = 0
 
     def frame_room(self, encrypted: bool) -> int:
@@ -217,7 +219,7 @@ class Pppoe(Serving):
     ac_name: Annotated[Octets, Field(min_length=1)] = "headrace"
     max_mtu: Mtu = 1480
     max_mru: Mtu = 1480
-    keepalive_timeout: Duration = 10.0
+    keepalive_timeout: Keepalive = 10.0
     one_session_per_host: StrictBool = False
     allow_mac: Annotated[tuple[Mac, ...], AfterValidator(distinct)] = ()
     deny_mac: Annotated[tuple[Mac, ...], AfterValidator(distinct)] = ()

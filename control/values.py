@@ -5,7 +5,7 @@ A ValueError's text goes behind "KEY is VALUE, but" (config.py).
 from __future__ import annotations
 
 import re
-from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import AddressValueError, IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -169,6 +169,26 @@ def _dscp(value: Any) -> int | str:
     raise ValueError('must be "inherit" or a number from 0 to 63')
 
 
+def _keepalive(value: Any) -> float:
+    """In a session's record it is a number of ticks, in 16 bits."""
+    seconds = duration.parse(value)
+    if seconds and not 0.1 <= seconds <= 3600:
+        raise ValueError("must be from 100ms to 1h, or 0s for never")
+    return seconds
+
+
+def _caller(value: Any) -> str:
+    """One spelling for each, which is how callers are shown (address.shown)."""
+    text = value if isinstance(value, str) else ""
+    try:
+        if match := re.fullmatch(r"([0-9A-Fa-f:-]{17})((?:@[1-9]\d{0,3}(?:\.[1-9]\d{0,3})?)?)", text, re.ASCII):
+            return _mac(match[1]) + match[2]
+        address = ip_address(text)
+    except ValueError:
+        raise ValueError('must be an address such as "192.0.2.7", or of PPPoE a MAC address such as "02:00:5E:10:00:01"')
+    return str(address)
+
+
 def _mac(value: Any) -> str:
     """One spelling for each."""
     return mac.parse(value if isinstance(value, str) else "").hex(":").upper()
@@ -221,6 +241,8 @@ def priority(value: int) -> int:
 
 
 Duration = Annotated[float, BeforeValidator(duration.parse)]
+Keepalive = Annotated[float, BeforeValidator(_keepalive)]
+Caller = Annotated[str, BeforeValidator(_caller)]
 Mac = Annotated[str, BeforeValidator(_mac)]
 Vlans = Annotated[str, BeforeValidator(_vlans)]
 Octets = Annotated[str, AfterValidator(_octets)]

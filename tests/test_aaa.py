@@ -110,8 +110,11 @@ def test_a_reload_keeps_the_rest_of_addresses_and_whose_they_were():
     assert grant(own, "joe").remote_address == address
 
 
-@pytest.mark.parametrize("said", ["02:00:5e:20:00:01@100.7", "02:00:5E:20:00:01@100.7"])
-def test_a_caller_id_is_the_same_in_any_case(said):
+@pytest.mark.parametrize("said, caller, other", [
+    ("02:00:5e:20:00:01@100.7", "02:00:5E:20:00:01@100.7", "02:00:5E:20:00:01@100.8"),
+    ("02-00-5E-20-00-01", "02:00:5E:20:00:01", "02:00:5E:20:00:01@7"),
+    ("2001:DB8:0::0007", "2001:db8::7", "2001:db8::8"), ("FE80::2%wire", "fe80::2%wire", "fe80::2%wire2")])
+def test_a_caller_id_is_the_same_however_it_is_written(said, caller, other):
     own = authority(secrets={"joe": {"password": "1", "caller-id": said}})
-    assert not isinstance(own.check(request("joe", "1"), "02:00:5E:20:00:01@100.7", "pppoe"), Reject)
-    assert own.check(request("joe", "1"), "02:00:5E:20:00:01@100.8", "pppoe").code == "caller-id"
+    assert not isinstance(own.check(request("joe", "1"), caller, "pppoe"), Reject)
+    assert own.check(request("joe", "1"), other, "pppoe").code == "caller-id"

@@ -125,6 +125,11 @@ def test_monitor_says_what_is_known(session, text):
     assert listing.monitor(session) == text
 
 
+def test_monitor_for_programs(headrace, fake):
+    status, out, _ = headrace("monitor", "joe", "--once", "--json")
+    assert status == 0 and out.count("\n") == 1 and json.loads(out).items() > fake.rows[0].items()
+
+
 def test_monitor_repeats_until_the_session_ends(headrace, fake, monkeypatch):
     def second(pause: float) -> None:
         assert pause == 1

@@ -1,6 +1,7 @@
 """The configuration: what a file gives, and one sentence for each mistake."""
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from headrace.control import config, duration
 from headrace.control.config import ConfigError
 from headrace.control.link import Bridging
 from headrace.control.mppe import Policy
+from headrace.control.settings import Concentrator, L2tp, Pool6, Pppoe, Pptp, Profile, Secret
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 BASE = """\
 [concentrator]
@@ -183,6 +187,12 @@ MISTAKES = [
      "secrets.ann.remote-address is 10.67.0.1, which is a profile's local-address; two ends need two addresses"),
     ("[secrets.ann]\npassword = 'x'\nremote-address = '10.67.0.9'\n[secrets.'b b']\npassword = 'x'\nremote-address = '10.67.0.9'", 21,
      'secrets."b b".remote-address is 10.67.0.9, which "ann" has already; each needs its own'),
+    *((f"[secrets.ann]\npassword = 'x'\nremote-address = '10.1.0.2'\ncaller-id = '{caller}'", 19, f'secrets.ann.caller-id is "{caller}", '
+       'but must be an address such as "192.0.2.7", or of PPPoE a MAC address such as "02:00:5E:10:00:01"')
+      for caller in ("5551234", "", "192.0.2", "02:00:5E:10:00:0", "02:00:5E:10:00:01@0", "02:00:5E:10:00:01@1.2.3")),
+    *((f"keepalive-timeout = {wrong}", 16, f"server.l2tp.keepalive-timeout is {wrong}, but must be from 100ms to 1h, or 0s for never")
+      for wrong in ('"50ms"', '"1h1s"', "3601")),
+    ('dscp = "a\\nb\\u001b"', 16, 'server.l2tp.dscp is "a\\nb\\x1b", but must be "inherit" or a number from 0 to 63'),
     ("[profiles.p]\nlocal-address = '10.1.0.1'\n[secrets.ann]\npassword = 'x'\nprofile = 'p'", 18,
      'secrets.ann gets no address: give it a remote-address, or its profile "p" one'),
     ("default-profile = 'gold'", 16, 'server.l2tp.default-profile is "gold", which does not exist; the profiles are default-encryption'),
@@ -260,6 +270,37 @@ def test_mistakes(file, added, line, sentence):
         config.load(path)
     assert str(caught.value).startswith(f"{path}:{line}: {sentence}" if line else f"{path}: {sentence}")
     assert len(caught.value.problems) == 1 and "\n" not in str(caught.value)
+
+
+KEYS = {"concentrator": Concentrator, "profiles.default-encryption": Profile, "secrets.joe": Secret, "server.l2tp": L2tp,
+        "server.pptp": Pptp, "server.pppoe": Pppoe, "ipv6-pool.six": Pool6}
+VALUES = st.recursive(
+    st.one_of(st.integers().map(str), st.floats().map(str), st.sampled_from([
+        "true", "1979-05-27", "07:32:00", "1979-05-27T07:32:00Z",
+        '"clients"', '"six"', '"10.67.0.9"', '"10.0.0.0/8"', '"0.0.0.0/0"', '"::1"',
+        '"2001:db8::/48"', '"[fe80::1%eth0]:7"', '"[::"', '"1h"', '"100-199.1"', '"require"', '"02:00:5e:10:00:01@7"', '"\\u0000\\n"']),
+        st.text(st.characters(exclude_categories=["C"], exclude_characters='"\\'), max_size=9).map(lambda text: f'"{text}"')),
+    lambda inner: st.lists(inner, max_size=3).map(lambda v: f"[{', '.join(v)}]") | inner.map(lambda v: f"{{0 = {v}}}"), max_leaves=3)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.sampled_from([(table, field.alias) for table, model in KEYS.items() for field in model.model_fields.values()]),
+                          VALUES), min_size=1, max_size=3, unique_by=lambda row: row[0]))
+def test_any_value_anywhere(file, said):
+    """Each problem is one line that says where; what is none reaches the children as it is."""
+    tables = {"concentrator": {}, "pools": {"clients": '["10.67.0.0/16"]'}, "ipv6-pool.six": {"prefix": '"2001:db8:67::/48"'},
+              "profiles.default-encryption": {"local-address": '"10.67.0.1"', "remote-address": '"clients"'},
+              "secrets.joe": {"password": '"x"'}, "server.l2tp": {}, "server.pptp": {}, "server.pppoe": {"interface": '"eth1"'}}
+    for (table, key), value in said:
+        tables[table][key] = value
+    path = file("".join((f"[[{t}]]\n" if t == "server.pppoe" else f"[{t}]\n") + "".join(f"{k} = {v}\n" for k, v in keys.items())
+                        for t, keys in tables.items()))
+    try:
+        c = config.load(path)
+    except ConfigError as error:
+        assert all(re.match(rf"{re.escape(str(path))}:\d+: [a-z]", problem) and problem.isprintable() for problem in error.problems)
+    else:
+        assert config.restore(config.dump(c)) == c
 
 
 SIX = BASE.replace('remote-address = "clients"\n', """remote-address = "clients"
