@@ -48,6 +48,7 @@ figures: build packages
 	$(MEASURE) throughput --protocol pptp --size 64,1400 --wire offload --duration 1 --json pptp.json
 	$(MEASURE) throughput --protocol pptp-raw --size 1400 --wire offload --duration 1 --json pptp-raw.json
 	$(MEASURE) throughput --protocol pptp --mppe 128 --size 64,1400 --wire offload --duration 1 --repeat 5 --json pptp-mppe.json
+	$(MEASURE) throughput --mppe 128 --size 64,1400 --wire offload --duration 1 --repeat 3 --json l2tp-mppe.json
 	$(MEASURE) throughput --protocol pppoe --size 64 --duration 1 --json pppoe.json
 	$(MEASURE) setup --json setup.json
 	$(MEASURE) setup --window 0 --json setup-instant.json

@@ -23,6 +23,7 @@ from ..control.address import mapped
 from ..control.l2tp import CallDown, CallOpening, CallUp, Endpoint, Path, Settings, TunnelDown
 from ..control.ppp import PPP, LinkDown, LinkSettings, LinkUp
 from ..control.reason import Reason
+from .ends import Ends
 from .lab import LabError
 from .port import SOL_UDP, UDP_GRO
 from .subject import Session
@@ -67,6 +68,7 @@ class FarEnd:
     """Sessions to the concentrator at `peer`. `wire` may be replaced once these are up. Who derives from it speaks the tunnel's
     protocol."""
     endpoint: Any
+    ends: Ends                  # of the sessions, by their numbers: keys, and where packets are numbered
 
     def __init__(self, wire: socket.socket, peer: tuple[str, int], link: LinkSettings) -> None:
         self.wire, self.peer, self.settings = wire, peer, link
@@ -98,6 +100,7 @@ class FarEnd:
 
     def dial(self, sessions: int) -> list[Session]:
         """Have so many sessions up; as the concentrator knows them."""
+        self.ends = Ends(sessions)
         last = time.monotonic()
         placed = seen = 0
         while self.up < sessions:
@@ -159,15 +162,15 @@ class FarEnd:
         call.ppp.open(time.monotonic())
         self._say(call)
 
-    def _link_up(self, call: Call, event: LinkUp) -> None: ...
-
     def _say(self, call: Call) -> None:
         """What a link has to say: events first."""
         for event in call.ppp.events():
             if isinstance(event, LinkUp):
                 if not call.link:
                     self.up += 1
-                    self._link_up(call, event)
+                    if self.settings.encryption.required:
+                        assert event.cipher and event.cipher.send and event.cipher.receive
+                        self.ends.seal(call.number, event.cipher.send.key, event.cipher.receive.key, event.cipher.send.bits)
                 call.link = event
             elif isinstance(event, LinkDown):
                 self.failure = event.reason.text
@@ -224,7 +227,8 @@ class Lac(FarEnd):
     def _flush(self) -> None:
         for event in self.endpoint.events():
             if isinstance(event, CallOpening):
-                self._opening(event.session_id, (event.tunnel_id, event.session_id), (event.peer_tunnel_id, event.peer_session_id))
+                call = self._opening(event.session_id, (event.tunnel_id, event.session_id), (event.peer_tunnel_id, event.peer_session_id))
+                self.ends.name(call.number, event.session_id)
             elif isinstance(event, CallUp):
                 self._answered(event.session_id)
             elif isinstance(event, (CallDown, TunnelDown)) and event.reason != GOODBYE:

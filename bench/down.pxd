@@ -10,7 +10,7 @@ from ..fastpath.sys cimport (
 from .frames cimport kick, mark, push_head, slot
 from .framing cimport ROOM, SEAL, push_frame
 from .offload cimport SEGMENTS, SUPER, complete, cut_header, cut_segment
-from .state cimport BUFFER, ENOUGH, OUT, READ, SLOT, State
+from .state cimport BUFFER, ENOUGH, OUT, PACKET, READ, SLOT, State
 
 
 cdef inline uint8_t* emit(State* s, int header, uint8_t* payload, int n) noexcept nogil:
@@ -19,14 +19,26 @@ cdef inline uint8_t* emit(State* s, int header, uint8_t* payload, int n) noexcep
     cdef uint8_t* room
     if s.outlet.slots != NULL:
         return emit_frame(s, header, payload, n)
+    s.pending = i + 1
+    s.length[i] = s.framing.size + header + n
+    if s.framing.sealed:
+        return emit_sealed(s, s.sealed + i * PACKET, i, header, payload, n)
     room = s.slots + i * SLOT
     push_frame(&s.framing, room, header + n)
     s.out[2 * i].iov_base = room + ROOM - s.framing.size
     s.out[2 * i].iov_len = s.framing.size + header
     s.out[2 * i + 1].iov_base = payload
     s.out[2 * i + 1].iov_len = n
-    s.length[i] = s.framing.size + header + n
-    s.pending = i + 1
+    return room + ROOM
+
+
+cdef inline uint8_t* emit_sealed(State* s, uint8_t* room, int i, int header, uint8_t* payload, int n) noexcept nogil:
+    """The same in one piece, where the payload is encrypted to before it leaves."""
+    push_frame(&s.framing, room, header + n)
+    store16(room + ROOM - SEAL, <uint16_t>mppe_encrypt(s.ciphers, &s.sending, payload, room + ROOM - 2, 2 + header, 2 + header + n))
+    s.out[2 * i].iov_base = room + ROOM - s.framing.size
+    s.out[2 * i].iov_len = s.length[i]
+    s.out[2 * i + 1].iov_len = 0
     return room + ROOM
 
 
@@ -90,6 +102,8 @@ cdef inline void transmit(State* s) noexcept nogil:
     if s.outlet.slots != NULL:
         flush(s)
         return
+    if s.framing.sealed:
+        mppe_run(s.ciphers)
     while i < s.pending:
         size = <uint16_t>s.length[i]
         total = size

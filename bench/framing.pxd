@@ -1,7 +1,7 @@
 """The headers that the benchmarks put in front of an IPv4 packet: the null tunnel's, L2TP's, PPTP's, PPPoE's.
 
 null   16 octets, fixed: |0x4002|length|1|session|    sequence     |0xff03|0x0021|
-L2TP   a data message (RFC 2661 section 3.1) with or without its length, and PPP's FF03 0021 (RFC 1661)
+L2TP   a data message (RFC 2661 section 3.1) with or without its length, and PPP's FF03 0021 (RFC 1661); of an encrypted session as below
 GRE    enhanced GRE (RFC 2637 section 4.1) with S and without A, and PPP's FF03 0021; of an encrypted session FF03 00FD,
        MPPE's header (RFC 3078 section 3), and 0021, which is encrypted already
 PPPoE  of a session (RFC 2516 section 4), and 0021; Ethernet's header in front of it is a link's (frames.pxd)
@@ -52,11 +52,12 @@ cdef inline void frame_null(Framing* f, uint16_t session) noexcept nogil:
     store16(p + 14, 0x0021)
 
 
-cdef inline void frame_l2tp(Framing* f, bint length, uint16_t tunnel, uint16_t session) noexcept nogil:
+cdef inline void frame_l2tp(Framing* f, bint length, uint16_t tunnel, uint16_t session, bint sealed) noexcept nogil:
     """Ids are the receiver's (RFC 2661 section 3.1)."""
     memset(f, 0, sizeof(Framing))
     f.kind = FRAMING_L2TP
-    f.size = f.counted = 12 if length else 10
+    f.sealed = sealed
+    f.size = f.counted = (12 if length else 10) + (SEAL if sealed else 0)
     cdef uint8_t* p = f.template + ROOM - f.size
     store16(p, 0x4002 if length else 0x0002)
     if length:
@@ -65,7 +66,9 @@ cdef inline void frame_l2tp(Framing* f, bint length, uint16_t tunnel, uint16_t s
     store16(p + 2, tunnel)
     store16(p + 4, session)
     store16(p + 6, 0xff03)
-    store16(p + 8, 0x0021)
+    store16(p + 8, 0x00fd if sealed else 0x0021)
+    if sealed:
+        store16(p + 12, 0x0021)
 
 
 cdef inline void frame_gre(Framing* f, uint16_t call, uint32_t sequence, bint sealed) noexcept nogil:
@@ -208,10 +211,17 @@ cdef inline int pull_frame(const Framing* f, const uint8_t* p, int* n) noexcept 
             return BAD
         offset = load16(p + at)
         at += 2 + offset
-    at = pull_ppp(p, at, n[0], 0x21)
+    at = pull_ppp(p, at, n[0], 0xfd if f.sealed else 0x21)
     if at <= 0:
         return at
     if n[0] < at + 20:
         return BAD
     n[0] -= at
     return at
+
+
+cdef inline uint16_t session_of(const Framing* f, const uint8_t* p) noexcept nogil:
+    """Whose packet this is, that pull_frame has read: its GRE call, or its L2TP session."""
+    if f.kind == FRAMING_GRE:
+        return load16(p + (p[0] & 15) * 4 + 6)
+    return load16(p + (6 if p[0] & 0x40 else 4))

@@ -93,7 +93,7 @@ cdef class Generator:
         as the forwarder knows them, `other` the inner address that they talk to: packets go from the sessions to it,
         or with bare from it to them. `size`: octets of an inner packet, or several that come in turn. `rate` is packets a second,
         0 flat out. `link`: Ethernet's header, and IPv4's without lengths, in front of each; `fd` is a packet socket then. `ends` are
-        the sessions of gre, in their order. Sessions of pppoe differ in the last two octets of the station that they are from."""
+        the sessions of gre, or of l2tp that is encrypted, in their order. Sessions of pppoe differ in the last two octets of the station that they are from."""
         cdef int i, j
         cdef Stream* s
         cdef uint8_t* ip
@@ -102,8 +102,8 @@ cdef class Generator:
         if (framing not in kinds or not sessions or flows < 1 or burst < 1 or not 1 <= len(sizes) <= SIZES
                 or not INNER + STAMP <= min(sizes) <= max(sizes) <= 9000):
             raise ValueError("a generator needs a framing, sessions, flows, and up to 64 sizes from 52 to 9000")
-        if framing == "gre" and (ends is None or ends.count != len(sessions)):
-            raise ValueError("a generator of gre needs an end for each session")
+        if (framing == "gre" and ends is None) or (framing in ("gre", "l2tp") and ends is not None and ends.count != len(sessions)):
+            raise ValueError("a generator of gre, or of encrypted l2tp, needs an end for each session")
         if len(link) not in (0, ETHERNET, LINK) or (framing == "pppoe" and len(link) != ETHERNET):
             raise ValueError("a link header is Ethernet's, and IPv4's or none")
         self.fd, self.kind, self.coalescible, self.rate = fd, kinds[framing], coalescible, rate
@@ -126,7 +126,7 @@ cdef class Generator:
             if self.kind == 0:
                 frame_null(&self.framings[i], session)
             elif self.kind == 1:
-                frame_l2tp(&self.framings[i], length, tunnel, session)
+                frame_l2tp(&self.framings[i], length, tunnel, session, ends is not None and ends.sealed)
             elif self.kind == 3:
                 frame_gre(&self.framings[i], session, ends.at[i].sequence, ends.sealed)
             elif self.kind == 4:

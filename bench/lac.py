@@ -25,22 +25,23 @@ class DataPlane:
     def __init__(self, tun: int, wire: socket.socket, peer: tuple[str, int] | None, ids: tuple[int, int], peer_ids: tuple[int, int],
                  length: bool = False, cpu: int = -1, spin_us: int = 0, ends: Ends | None = None,
                  frames: tuple[socket.socket, bytes] | None = None) -> None:
-        """`ids` are ours (tunnel, session), `peer_ids` the concentrator's; peer is None when `wire` is connected. Of PPTP, `ends` of
-        one session; `frames`: a packet socket with a ring, and a link header, to send by."""
+        """`ids` are ours (tunnel, session), `peer_ids` the concentrator's; peer is None when `wire` is connected. Of PPTP, and of an
+        encrypted session, `ends` of that one; `frames`: a packet socket with a ring, and a link header, to send by."""
         self.control, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         self._kept = (wire, inside, frames)
         self._cpu = cpu
         self._tunnel = Tunnel(tun, wire.fileno(), peer, inside.fileno(), spin_us)
-        if ends:
-            self._tunnel.gre(ids[1], peer_ids[1], ends)
-        elif wire.family == socket.AF_PACKET:
+        if wire.family == socket.AF_PACKET:
             assert frames
             self._tunnel.pppoe(ids[1], peer_ids[1], frames[1])
+        elif wire.type == socket.SOCK_RAW:
+            assert ends
+            self._tunnel.gre(ids[1], peer_ids[1], ends)
+            if frames:
+                self._tunnel.frames(frames[0].fileno(), frames[1])
         else:
             merge(wire)
-            self._tunnel.l2tp(ids[0], ids[1], peer_ids[0], peer_ids[1], length)
-        if ends and frames:
-            self._tunnel.frames(frames[0].fileno(), frames[1])
+            self._tunnel.l2tp(ids[0], ids[1], peer_ids[0], peer_ids[1], length, ends)
         self._thread = threading.Thread(target=self._run, name="lac")
 
     def start(self) -> None:

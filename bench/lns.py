@@ -44,7 +44,7 @@ class Lns(Subject):
 
     def _carry(self, lac: FarEnd, call: Call) -> DataPlane:
         """Its data plane."""
-        return DataPlane(self._tun, lac.wire, lac.peer, call.ids, call.peer_ids, cpu=OTHERS)
+        return DataPlane(self._tun, lac.wire, lac.peer, call.ids, call.peer_ids, cpu=OTHERS, ends=lac.ends)
 
     def _dial(self, sessions: int) -> FarEnd:
         longest = self.mtu + self.header
@@ -80,8 +80,8 @@ class Lns(Subject):
             self._lac.attend(0.5)
 
     def attach(self, sessions: int) -> Far:
-        wire = self._dial(sessions).wire
-        return Far(wire, (HOST, PORT), "l2tp", self._sessions, self.interface, self.whole)
+        lac = self._dial(sessions)
+        return Far(lac.wire, (HOST, PORT), "l2tp", self._sessions, self.interface, self.whole, ends=lac.ends if lac.ends.sealed else None)
 
     def attend(self) -> None:
         if self._lac and not self._plane:

@@ -12,13 +12,11 @@ import struct
 import time
 
 from ..control.address import Path, mapped
-from ..control.link import LinkSettings, LinkUp
+from ..control.link import LinkSettings
 from ..control.pptp import Endpoint
 from ..control.pptpevents import CallDown, CallOpening, CallUp, ConnectionDown, Settings
 from .dial import FF03, GOODBYE, IP, PATIENCE, Call, FarEnd
-from .ends import Ends
 from .lab import LabError
-from .subject import Session
 
 PORT = 1723
 PPP, COMPRESSED = 0x880B, 0x00FD
@@ -40,7 +38,6 @@ class CallIds:
 
 class Pns(FarEnd):
     """`wire` is a raw socket of GRE that is connected to the server."""
-    ends: Ends
 
     def __init__(self, wire: socket.socket, peer: tuple[str, int], link: LinkSettings) -> None:
         super().__init__(wire, peer, link)
@@ -51,10 +48,6 @@ class Pns(FarEnd):
         self.control.setblocking(False)
         path = Path(0, mapped(socket.inet_aton(host)), self.control.getsockname()[1], mapped(socket.inet_aton(peer[0])), peer[1])
         self.connection = self.endpoint.dial(path, time.monotonic())
-
-    def dial(self, sessions: int) -> list[Session]:
-        self.ends = Ends(sessions)
-        return super().dial(sessions)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):          # the server may be gone already
@@ -109,8 +102,3 @@ class Pns(FarEnd):
         for _, octets in self.endpoint.outgoing():
             if octets:
                 self.control.sendall(octets)
-
-    def _link_up(self, call: Call, event: LinkUp) -> None:
-        if self.settings.encryption.required:
-            assert event.cipher and event.cipher.send and event.cipher.receive
-            self.ends.seal(call.number, event.cipher.send.key, event.cipher.receive.key, event.cipher.send.bits)

@@ -196,7 +196,7 @@ def profile(
                      for way in split(direction)]
             for case in cases:
                 if case.mppe and case.protocol not in CIPHERED:
-                    raise LabError(f"encryption is measured over {' and '.join(CIPHERED)}, not over {case.protocol}")
+                    raise LabError(f"encryption is measured over {', '.join(CIPHERED)}, not over {case.protocol}")
                 most = PROTOCOLS[case.protocol].headrace.mtu
                 if not SMALLEST <= min(case.sizes) <= max(case.sizes) <= most:
                     raise LabError(f"a size is imix or from {SMALLEST} to {most} octets over {case.protocol}, not {case.size}")

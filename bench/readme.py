@@ -78,6 +78,12 @@ IDLE: dict[str, Callable[[Row], str]] = {
     "MiB": lambda r: f"{r['memory_mib']:.0f}", "octets a session": lambda r: f"{r['octets_a_session']:.0f}",
     "of a core": lambda r: f"{r['cpu_share']:.1%}", "echoes": lambda r: str(r["echoes"]), "lost": lambda r: str(r["lost"])}
 
+CIPHERED: dict[str, Callable[[Row], str]] = {
+    "traffic": traffic, "direction": lambda r: r["direction"], "ns a packet": lambda r: f"{r['cost_ns']:.0f}",
+    "the cipher's": lambda r: f"{r['cipher_ns']:.0f} ({r['cipher_share']:.0%})", "null tunnel's": lambda r: f"{r['null_cost_ns']:.0f}",
+    "ratio": ratio("ratio"), "without the cipher": lambda r: f"{(r['cost_ns'] - r['cipher_ns']) / r['null_cost_ns']:.2f}",
+    "what was full": lambda r: r["bottleneck"]}
+
 SETUP = ("setup", "setup-instant", "setup-pap", "setup-pppoe", "setup-pppoe-instant", "setup-dual")
 FAMILIES = {"ip": "IPv4", "dual": "IPv4 and IPv6"}
 
@@ -101,11 +107,10 @@ SECTIONS = [
     Section(("pptp.json", "pptp-raw.json"), "PPTP beside a null tunnel over GRE", lambda r: r["subject"] == "headrace",
             {"sends": lambda r: "by the raw socket" if r["protocol"] == "pptp-raw" else "frames",
              **compared("null tunnel's", "null_cost_ns", "ratio")}),
-    Section(("pptp-mppe.json",), "PPTP with MPPE-128, beside a null tunnel over GRE in clear", lambda r: r["subject"] == "headrace", {
-        "traffic": traffic, "direction": lambda r: r["direction"], "ns a packet": lambda r: f"{r['cost_ns']:.0f}",
-        "the cipher's": lambda r: f"{r['cipher_ns']:.0f} ({r['cipher_share']:.0%})", "null tunnel's": lambda r: f"{r['null_cost_ns']:.0f}",
-        "ratio": ratio("ratio"), "without the cipher": lambda r: f"{(r['cost_ns'] - r['cipher_ns']) / r['null_cost_ns']:.2f}",
-        "what was full": lambda r: r["bottleneck"]}),
+    Section(("pptp-mppe.json",), "PPTP with MPPE-128, beside a null tunnel over GRE in clear", lambda r: r["subject"] == "headrace",
+            CIPHERED),
+    Section(("l2tp-mppe.json",), "L2TP with MPPE-128, beside a null tunnel over UDP in clear", lambda r: r["subject"] == "headrace",
+            CIPHERED),
     Section(("pppoe.json",), "PPPoE beside a null tunnel over Ethernet", lambda r: r["subject"] == "headrace",
             compared("null tunnel's", "null_cost_ns", "ratio")),
     Section(("mppe.json",), "MPPE-128, stateless, in memory, each packet with its key", lambda r: r["benchmark"] == "mppe", {

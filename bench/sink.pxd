@@ -33,5 +33,6 @@ cdef class Sink:
     cdef Ends ends
     cdef Ciphers* ciphers
     cdef int take(self) noexcept nogil
+    cdef int step(self, int i) noexcept nogil
     cdef void unseal(self, int r) noexcept nogil
     cdef void count(self, uint8_t* p, int n, int64_t now) noexcept nogil

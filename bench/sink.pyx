@@ -9,13 +9,12 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from ..fastpath.bytes cimport load16
 from ..fastpath.mppe cimport free_ciphers, mppe_decrypt, mppe_run, new_ciphers, refill
 from ..fastpath.sys cimport (
     CMSG_DATA, CMSG_FIRSTHDR, CMSG_NXTHDR, MSG_DONTWAIT, SOL_UDP, UDP_GRO, cmsghdr, read, recvmmsg,
 )
 from .ends cimport Ends
-from .framing cimport FRAMING_BARE, SEAL, frame_null, pull_frame
+from .framing cimport FRAMING_BARE, SEAL, frame_null, pull_frame, session_of
 from .payload cimport INNER, MARK, STAMP, Stamp, clock, nap
 
 cdef extern from "<poll.h>" nogil:
@@ -123,7 +122,6 @@ cdef class Sink:
         """What is there; False when nothing was."""
         cdef int i, n, r, size, at
         cdef uint8_t* p
-        cdef cmsghdr* c
         cdef int64_t now
         for i in range(BUFFERS):
             self.receives[i].msg_hdr.msg_controllen = sizeof(self.notes[i])
@@ -136,32 +134,42 @@ cdef class Sink:
             self.unseal(r)
         for i in range(r):
             n = self.receives[i].msg_len
-            size = n
+            size = self.step(i)
             p = self.memory + <size_t>i * BUFFER
-            c = CMSG_FIRSTHDR(&self.receives[i].msg_hdr)
-            while c != NULL:
-                if c.cmsg_level == SOL_UDP and c.cmsg_type == UDP_GRO:
-                    memcpy(&size, CMSG_DATA(c), sizeof(int))
-                c = CMSG_NXTHDR(&self.receives[i].msg_hdr, c)
             at = 0
             while at < n and size > 0:
                 self.count(p + at, size if n - at > size else n - at, now)
                 at += size
         return 1
 
+    cdef int step(self, int i) noexcept nogil:
+        """Octets of each datagram of receive i but for the last: of all of it where nothing was merged."""
+        cdef int size = self.receives[i].msg_len
+        cdef cmsghdr* c = CMSG_FIRSTHDR(&self.receives[i].msg_hdr)
+        while c != NULL:
+            if c.cmsg_level == SOL_UDP and c.cmsg_type == UDP_GRO:
+                memcpy(&size, CMSG_DATA(c), sizeof(int))
+            c = CMSG_NXTHDR(&self.receives[i].msg_hdr, c)
+        return size
+
     cdef void unseal(self, int r) noexcept nogil:
         """Decrypt as much of each packet as `count` reads, all of them side by side; what cannot be is made unreadable."""
-        cdef int i, n, at, number
+        cdef int i, n, at, size, number, begin
         cdef uint8_t* p
         for i in range(r):
-            p = self.memory + <size_t>i * BUFFER
-            n = self.receives[i].msg_len
-            at = pull_frame(&self.framing, p, &n)
-            if at <= 0 or n < SEAL + INNER + STAMP:
-                continue
-            number = self.ends.numbers[load16(p + (p[0] & 15) * 4 + 6)]
-            if number < 0 or mppe_decrypt(self.ciphers, &self.ends.at[number].receiving, p + at, SEAL + INNER + STAMP):
-                p[at + SEAL] = 0
+            size = self.step(i)
+            begin = 0
+            while begin < <int>self.receives[i].msg_len and size > 0:
+                p = self.memory + <size_t>i * BUFFER + begin
+                n = self.receives[i].msg_len - begin
+                n = size if n > size else n
+                begin += size
+                at = pull_frame(&self.framing, p, &n)
+                if at <= 0 or n < SEAL + INNER + STAMP:
+                    continue
+                number = self.ends.numbers[session_of(&self.framing, p)]
+                if number < 0 or mppe_decrypt(self.ciphers, &self.ends.at[number].receiving, p + at, SEAL + INNER + STAMP):
+                    p[at + SEAL] = 0
         mppe_run(self.ciphers)
 
     cdef void count(self, uint8_t* p, int n, int64_t now) noexcept nogil:

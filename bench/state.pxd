@@ -36,6 +36,7 @@ cdef struct State:
     uint8_t* memory
     uint8_t* arena          # what the TUN gave
     uint8_t* slots          # headers of what goes out
+    uint8_t* sealed         # or all of it, encrypted: PACKET octets each
     uint8_t* buffers        # what the wire gave
     iovec out[1024]
     int length[512]

@@ -39,7 +39,7 @@ class Protocol(NamedTuple):
 
 PROTOCOLS = {"l2tp": Protocol(Headrace, Null, True), "pptp": Protocol(Pptp, GreNull), "pptp-raw": Protocol(PptpRaw, RawNull),
              "pppoe": Protocol(Pppoe, PppoeNull)}
-CIPHERED = ("pptp", "pptp-raw")     # those whose far end does MPPE
+CIPHERED = ("l2tp", "pptp", "pptp-raw")     # those whose far end does MPPE
 # What may run beside the two: other forwarders; headrace without offloads; a second null tunnel, which shows the noise.
 PEERS: dict[str, type[Subject]] = {"null": Null, "offload-none": Plain, "l2tpns": L2tpns, "wireguard-go": WireguardGo,
                                    "openvpn": Openvpn}
@@ -72,7 +72,7 @@ class Options:
 
     def check(self) -> None:
         if any(self.mppe) and (deaf := [name for name in self.protocols if name not in CIPHERED]):
-            raise LabError(f"encryption is measured over {' and '.join(CIPHERED)}, not over {' and '.join(deaf)}")
+            raise LabError(f"encryption is measured over {', '.join(CIPHERED)}, not over {', '.join(deaf)}")
         for peer in self.peers:
             PEERS[peer].check()
         most = min(PROTOCOLS[name].headrace.mtu for name in self.protocols)

@@ -36,7 +36,7 @@ cdef enum:
     ROUNDS = 16             # through both directions before the other descriptors are looked at
     SEQUENCE_AT = 8         # of an enhanced GRE header
 
-cdef size_t MEMORY = ARENA + OUT * SLOT + BUFFERS * BUFFER
+cdef size_t MEMORY = ARENA + OUT * SLOT + BUFFERS * BUFFER + OUT * PACKET
 
 
 cdef void forward_control(State* s) noexcept nogil:
@@ -125,6 +125,7 @@ cdef class Tunnel:
         self.s.arena = self.s.memory
         self.s.slots = self.s.arena + ARENA
         self.s.buffers = self.s.slots + OUT * SLOT
+        self.s.sealed = self.s.buffers + BUFFERS * BUFFER
         self.s.merged = True
         self.s.wanted = BUFFERS
         for i in range(BUFFERS):
@@ -163,9 +164,12 @@ cdef class Tunnel:
         self.s.receives[i].msg_hdr.msg_iov = &self.s.into[i]
         self.s.receives[i].msg_hdr.msg_iovlen = 1
 
-    def l2tp(self, int tunnel, int session, int peer_tunnel, int peer_session, bint length=False):
-        """Speak one L2TP session: our ids, which the peer sends, and the peer's, which we send."""
-        frame_l2tp(&self.s.framing, length, <uint16_t>peer_tunnel, <uint16_t>peer_session)
+    def l2tp(self, int tunnel, int session, int peer_tunnel, int peer_session, bint length=False, Ends ends=None, int number=0):
+        """Speak one L2TP session: our ids, which the peer sends, and the peer's, which we send. An encrypted one is of `ends`, which has
+        its keys again when `run` returns."""
+        frame_l2tp(&self.s.framing, length, <uint16_t>peer_tunnel, <uint16_t>peer_session, ends is not None and ends.sealed)
+        if self.s.framing.sealed:
+            self.keep(ends, number)
         self.s.framing.tunnel = <uint16_t>tunnel
         self.s.framing.session = <uint16_t>session
 
@@ -173,13 +177,17 @@ cdef class Tunnel:
         """Speak one PPTP session: our call id, which the peer sends, and the peer's; and where its numbers stand. `ends` has them
         again when `run` returns."""
         cdef End* end = ends.end(number)
-        self.ends, self.number = ends, number
         frame_gre(&self.s.framing, <uint16_t>peer_call, end.sequence, ends.sealed)
+        self.keep(ends, number)
         self.s.framing.session = <uint16_t>call
         self.s.merged = False
         self.s.wanted = PACKETS
         for i in range(PACKETS):
             self.into(i, PACKET)
+
+    cdef keep(self, Ends ends, int number):
+        ends.end(number)
+        self.ends, self.number = ends, number
         if ends.sealed and not self.s.ciphers:
             self.s.ciphers = new_ciphers()
 

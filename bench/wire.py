@@ -233,8 +233,7 @@ def alone(subject: Subject, far: Far, case: Case) -> float:
     """Packets a second that the generator sends on this wire when nobody forwards: into a socket that nobody reads, frames to a
     station that is not there, or a TUN whose reader, on the forwarder's core, throws away what comes. Of two directions the lesser."""
     rates = []
-    if far.link:
-        far = far._replace(link=NOBODY + far.link[len(NOBODY):], ends=far.ends and far.ends.copy())
+    far = far._replace(ends=far.ends and far.ends.copy(), link=NOBODY + far.link[len(NOBODY):] if far.link else b"")
     for way in case.ways:
         host, address = subject.lab.host, (far.host[0], HOLE_PORT)
         with contextlib.ExitStack() as stack, traffic(subject, far, case, way=way) as (generator, _):

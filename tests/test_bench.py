@@ -67,9 +67,9 @@ def test_what_is_not_there_is_refused_with_what_is(arguments: list[str], words: 
 
 
 def test_only_what_can_be_encrypted_is() -> None:
-    options = chosen(False, ["l2tp", "pptp"], [])
+    options = chosen(False, ["l2tp", "pppoe"], [])
     options.mppe = (0, 128)
-    with pytest.raises(LabError, match="over pptp and pptp-raw, not over l2tp"):
+    with pytest.raises(LabError, match="over l2tp, pptp, pptp-raw, not over pppoe"):
         next(throughput.measure(options, print))
 
 

@@ -313,12 +313,13 @@ def test_what_loses_at_any_rate_has_no_loss_free_rate() -> None:
 
 
 @root
-def test_encryption_on_the_wire_is_measured_with_the_ciphers_share_apart(tmp_path: Path) -> None:
+@pytest.mark.parametrize("protocol", ["pptp", "l2tp"])
+def test_encryption_on_the_wire_is_measured_with_the_ciphers_share_apart(tmp_path: Path, protocol: str) -> None:
     """The far end's packets are read by the concentrator, and its own by the far end: TCP comes through, and the sink knows all."""
     out = tmp_path / "results.json"
-    done = subprocess.run([*BENCH, "--protocol", "pptp", "--mppe", "0,128", "--wire", "offload", "--size", "1400", "--repeat", "1",
+    done = subprocess.run([*BENCH, "--protocol", protocol, "--mppe", "0,128", "--wire", "offload", "--size", "1400", "--repeat", "1",
                            "--duration", "0.4", "--json", str(out)], check=True, cwd="/", capture_output=True, text=True)
-    assert re.search(r"headrace pptp MPPE-128 +udp 1400, one flow +down .* \(\d+%\) ", done.stdout)
+    assert re.search(rf"headrace {protocol} MPPE-128 +udp 1400, one flow +down .* \(\d+%\) ", done.stdout)
     rows = json.loads(out.read_text())["results"]
     assert [(r["traffic"], r["direction"], r["mppe"]) for r in rows] == [
         (kind, direction, bits) for kind, bits in (("tcp", 0), ("tcp", 128), ("udp", 0), ("udp", 128)) for direction in ("up", "down")]

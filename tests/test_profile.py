@@ -276,7 +276,7 @@ def test_a_lab_of_pppoe():
     assert up["protocol"] == "pppoe" and up["untimed_run_ns_a_packet"] > 0
 
 
-@pytest.mark.parametrize("argv", [("--mppe", "128", "--protocol", "l2tp"), ("--mppe", "64"),
+@pytest.mark.parametrize("argv", [("--mppe", "128", "--protocol", "pppoe"), ("--mppe", "64"),
                                   ("--protocol", "l2tp", "--size", "1492"), ("--protocol", "pppoe", "--size", "1493"),
                                   ("--size", "9000"), ("--direction", "sideways"), ("--wire", "wet"), ("--protocol", "carrier-pigeon"),
                                   ("--live", "-c", "/nonexistent/headrace.toml")])
