@@ -5,7 +5,8 @@ import time
 from dataclasses import replace
 
 import pytest
-from headrace.control.ip6 import Datagram6, pull_ip6, push_ip6
+from headrace.control.dhcp6 import IA_PD, Association, Message, Type, pull_dhcp6, push_dhcp6
+from headrace.control.ip6 import UDP, Datagram6, pull_ip6, push_ip6
 from headrace.control.ipv6cp import link_local
 from headrace.control.link import IPV6
 from headrace.control.nd import pull_advertisement, push_solicitation
@@ -46,6 +47,19 @@ def prefix(caller):
     """What its router advertised."""
     said = [pull_advertisement(p) for p in packets(caller) if p is not None]
     return next((a.prefixes[0].network for a in said if a is not None), None)
+
+
+def ask(caller, kind, *associations, server=b""):
+    """What the router of its link answers a DHCPv6 message."""
+    seen, own = len(caller.frames), link_local(caller.ppp.ipv6cp.local_identifier).packed
+    message = push_dhcp6(Message(kind, b"xid", b"\0\3\0\1client", server, associations))
+    head = struct.pack("!HHHH", 546, 547, 8 + len(message), 0)
+    caller.data(IPV6, push_ip6(Datagram6(own, packed("ff02::1:2"), UDP, head + message, 1)))
+
+    def answer():
+        found = [pull_ip6(payload) for protocol, payload in caller.frames[seen:] if protocol == IPV6]
+        return [p for p in found if p and p.protocol == UDP and p.destination == own]
+    return pull_dhcp6(caller.peer.until("the router's answer", answer)[0].payload[8:])
 
 
 def dialled(client, users):
@@ -126,3 +140,41 @@ def test_too_big_comes_from_us(place, here, lac, lan):
     ping = "ping", "-6", "-c1", "-W1", "-M", "do", "-s", str(1401 - 48), str(prefix(caller)[7])
     printed = place.on_host(place.lan, *ping, check=False).stdout
     assert "Packet too big: mtu=1400" in printed or "mtu = 1400" in printed, printed
+
+
+@pytest.mark.parametrize("own, routed", [("2001:db8:300:40::/60", "2001:db8:300:40::/60"), (None, "2001:db8:100::/40")],
+                         ids=["his own", "of the pool"])
+def test_a_delegated_prefix_is_routed(place, here, lac, lan, own, routed):
+    """His own is in no pool, and has a route of the kernel's; what the network behind sends there arrives, until it is released."""
+    delegating = {"default": {**PROFILE, "dhcpv6-pd-pool": "delegated"}}
+    pools = {**TABLES["ipv6-pool"], "delegated": {"prefix": "2001:db8:100::/40", "prefix-length": 56}}
+    secrets = {"user1": {**SECRETS["user1"], **({"delegated-ipv6-prefix": own} if own else {})}, "user2": SECRETS["user2"]}
+    concentrator = here(tables={"profiles": delegating, "ipv6-pool": pools, "secrets": secrets})
+    client = lac()
+    caller, other = dialled(client, ["user1", "user2"])
+    assert f"{routed} " in place.on_host(place.netns, "ip", "-6", "route", "show", "dev", "hr0").stdout
+    wish = Association(IA_PD, 1)
+    offer = ask(caller, Type.SOLICIT, wish)
+    given = ask(caller, Type.REQUEST, wish, server=offer.server).associations
+    delegated = given[0].leases[0].what
+    assert str(delegated) == own or not own
+    inside = str(delegated[0x77])
+
+    def arrives(n):
+        lan.sendto(NUMBER.pack(9, n), (inside, 3000))
+        client.settle()
+        return [p for p in packets(caller) if p and p.destination == packed(inside) and p.payload[8:] == NUMBER.pack(9, n)]
+    client.until("a packet arrives", lambda: arrives(1))
+    assert ask(caller, Type.RENEW, *given, server=offer.server).associations == given
+    client.until("another one", lambda: arrives(2))
+    payload = NUMBER.pack(9, 3)
+    reply = push_ip6(Datagram6(packed(inside), packed(LAN6), UDP, struct.pack("!HHHH", 3000, 2000, 8 + len(payload), 0) + payload, 64))
+    other.data(IPV6, reply)
+    caller.data(IPV6, reply)
+    assert drained(lan, 1) == [(9, 3)]
+    until("the thief is counted", lambda: concentrator.get("stats")["verdicts"]["drop-spoof"] == 1)
+    ask(caller, Type.RELEASE, *given, server=offer.server)
+    before = concentrator.get("stats")["verdicts"]["drop-no-route"]
+    assert not arrives(4)
+    until("there is nobody", lambda: concentrator.get("stats")["verdicts"]["drop-no-route"] > before)
+    assert "delegated-ipv6-prefix" not in concentrator.session("user1") and not arrives(5)

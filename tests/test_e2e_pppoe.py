@@ -6,16 +6,18 @@ import re
 import signal
 import struct
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path as File
 
 import pytest
 from headrace.control import mac, tags
-from headrace.control.link import IP
+from headrace.control.link import IP, IPV6
 from ours.flood import flood
 from ours.host import DISCOVERY, SESSION, frame, station
-from ours.packets import answered, ping
+from ours.packets import answered, drained, ping
 from ours.place import LAN
 from peers.concentrator import LOCAL, toml
+from test_e2e_ipv6 import DUAL, LAN6, TABLES, datagram, packets, prefix
 
 pytestmark = pytest.mark.root
 
@@ -45,9 +47,47 @@ def test_every_tagging(here, hosts):
     shown = {s["user"]: (s["name"], s["caller-id"], s["interface"], s["mtu"], s["mru"]) for s in concentrator.sessions()}
     assert shown == {user: (f"<pppoe-{user}>", f"02:00:5E:20:00:01{at}", "wire", 1400, 1480)
                      for user, at in zip(("joe", "ann", "eve", "bob"), ("", "@7", "@100.7", "@100.7"), strict=True)}
+    joe = callers["untagged"]
+    sent, far.say = far.say, lambda data: sent(data[:12] + b"\x81\0\xa0\0" + data[12:])      # a priority tag: it names no VLAN
+    reaches(joe, LAN, 4)
+    far.say = sent
     far.hang_up(callers["one tag"])
     far.until("ann is gone", lambda: concentrator.session("ann") is None)
     reaches(callers["untagged"], LAN, 3)
+
+
+@pytest.fixture
+def lan(place):
+    """A UDP socket in the network behind the concentrator, which has IPv6."""
+    place.ip(place.netns, "addr add fd66::1/64 dev lan nodad")
+    place.ip(place.lan, f"addr add {LAN6}/64 dev lan nodad\nroute add default via fd66::1")
+    with place.udp(place.lan, LAN6, 2000) as sock:
+        yield sock
+
+
+def opened(caller):
+    """Whether it has IPv4, and IPv6."""
+    return caller.address not in ("", "0.0.0.0"), bool(prefix(caller))
+
+
+def test_families(here, hosts, lan):
+    """Both, and either alone: an address by IPCP, a prefix by router advertisement, and data of what is open."""
+    here(pppoe=[{}], tables={key: table for key, table in TABLES.items() if key != "secrets"})
+    far = hosts()
+    wishes = {"joe": (True, True), "ann": (False, True), "eve": (True, False)}
+    callers = [far.call(user, local=station(n), link=replace(DUAL, ip=four, ipv6=six), wait=False)
+               for n, (user, (four, six)) in enumerate(wishes.items(), 1)]
+    for n, caller in enumerate(callers):
+        four, six = wishes[caller.user]
+        far.until(f"{caller.user} is up", lambda caller=caller, wished=(four, six): opened(caller) == wished)
+        if four:
+            reaches(caller, LAN)
+        if six:
+            caller.data(IPV6, datagram(caller, n, 1))
+            assert drained(lan, 1) == [(n, 1)]
+            lan.sendto(b"down", (str(prefix(caller)[0x99]), 3000))
+            far.until("an answer", lambda caller=caller: [p for p in packets(caller) if p and p.payload[8:] == b"down"])
+    assert {caller.user: opened(caller) for caller in callers} == wishes
 
 
 def test_ends_of_a_session(here, hosts):
