@@ -125,7 +125,7 @@ class Bundles:
         """It is a member before its peer hears that it may send fragments."""
         sessions, bundle, table = self.sessions, self.of[event.bundle], link.service.table_of(link.call)
         sessions.installer.join(bundle.slot, link.slot, link.service.kind, link.call, event, sequenced=link.sequenced,
-                                keepalive=table.keepalive_timeout, dscp=getattr(table, "dscp", 0))
+                                keepalive=table.keepalive_timeout, dscp=getattr(table, "dscp", 0), rate=link.rate)
         link.bundle, link.state = bundle, "open"
         bundle.links.append(link)
         sessions.outbox[link.owner].append((PuntKind.PUNT_ARM, link.slot, link.generation, 0, None, b""))

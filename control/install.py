@@ -33,6 +33,7 @@ L2TP_DATA, L2TP_SEQUENCED = 0x0002, 0x0802      # flags and version of a data me
 PPPOE_SESSION, PPPOE_VERSION = 0x8864, 0x11     # ethertype; version and type (RFC 2516 section 4)
 GRE_DATA, GRE_PPP = 0x3081, 0x880B              # K, S, A and version 1 (RFC 2637 section 4.1)
 TCP_IP = 40                                     # octets of the headers that an MSS leaves out
+MOST_RATE = 0xFFFFFFFF                          # kilobits a second
 SINGLE = 128                                    # prefix length of one address
 NONE = bytes(16)                                # no address
 
@@ -158,14 +159,15 @@ class Installer:
         return slot, generation
 
     def join(self, slot: int, link: int, kind: Kind, call: Any, event: LinkJoined, *, sequenced: bool, keepalive: float,
-             dscp: int | str) -> None:
-        """The session in slot `link` carries fragments of the bundle in `slot` from now on."""
+             dscp: int | str, rate: int) -> None:
+        """The session in slot `link` carries fragments of the bundle in `slot` from now on, and is sent some when its peer has shown that
+        it knows. `rate`: bits a second, 0: not known."""
         self.tables.configure(link, flags=outer(kind, sequenced, dscp), tos=tos(dscp), mtu=event.mtu, keepalive=ticks(keepalive),
                               address=NONE, prefix=NONE,        # which it may have had when it was no link
                               our_magic=event.our_magic, peer_magic=event.peer_magic,
                               **template(kind, call, sequenced=sequenced, acfc=event.acfc, pfc=event.pfc))
         self.tables.clear_cipher(link)
-        bundle.join_link(self.tables, slot, link, room=event.mtu)
+        bundle.join_link(self.tables, slot, link, rate=min(rate // 1000, MOST_RATE), room=event.mtu, hold=True)
         self.tables.set_state(link, State.OPEN)
 
     def leave(self, slot: int, link: int) -> None:

@@ -11,7 +11,7 @@ from .address import Path, shown
 from .l2tp import Endpoint
 from .l2tpevents import CallDown, CallOpening, CallUp, Ignored, Settings, TunnelDown, TunnelState, TunnelUp
 from .reason import Reason
-from .service import Down, Event, Opening, Service, Up
+from .service import Down, Event, Opening, Service, Up, announced
 from .settings import Config
 
 log = logging.getLogger("headrace.l2tp")
@@ -69,7 +69,7 @@ class L2tp(Service):
             if isinstance(event, CallOpening):
                 said.append(Opening(slot(event.tunnel_id, event.session_id), event, event.path.worker))
             elif isinstance(event, CallUp):
-                said.append(Up(slot(event.tunnel_id, event.session_id), event.sequencing_required))
+                said.append(Up(slot(event.tunnel_id, event.session_id), event.sequencing_required, announced(event.tx_speed)))
             elif isinstance(event, CallDown):
                 said.append(Down(slot(event.tunnel_id, event.session_id), event.reason))
             elif isinstance(event, TunnelUp):

@@ -302,6 +302,8 @@ class PPP(Machine):
         facts = self.facts()
         del facts["user"], facts["method"]
         self._events.append(LinkJoined(bundle, mtu=self.mtu, **facts))
+        if self.role == "server":
+            self.lcp.ask_for_echo()             # behind the news that it is let in: who answers takes fragments too
         bundle.join(self, self.accept, self._keys(), now)
         self.network = bundle.network if self.bundle else None      # its network may have ended it at once
 

@@ -85,6 +85,7 @@ class CallOpening:
     max_payload: int                    # the largest PPP payload, agreed on by both sides
     circuit_id: bytes                   # of TR-101, b"" when the line has none
     remote_id: bytes
+    rate: int = 0                       # and its bits a second down, 0: not told
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,7 +302,8 @@ class Endpoint(Machine):
             payload = min(values["max_payload"], offer.max_payload)
             answer["max_payload"] = values["max_payload"]               # RFC 4638 section 4: echoed as it was
         call.offer, call.values, call.answer = offer, {**answer, "ac_name": offer.ac_name}, key
-        call.opening = CallOpening(session_id, path, offer.name, payload, *tags.line(values.get("vendor", b"")))
+        vendor = values.get("vendor", b"")
+        call.opening = CallOpening(session_id, path, offer.name, payload, *tags.line(vendor), tags.rate(vendor))
         self._answered[key] = now, call
         self._sessions[offer.name] += 1
         self._hosts[path.port, path.peer].add(call)

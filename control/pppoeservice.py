@@ -180,7 +180,7 @@ class Pppoe(Service):
             if isinstance(event, CallOpening):
                 said.append(self.opening(event))
             elif isinstance(event, CallUp):
-                said.append(Up(self.slot(event.call)))
+                said.append(Up(self.slot(event.call), rate=event.call.rate))
             elif isinstance(event, CallDown) and event.call is not None:
                 slot = self.slot(event.call)
                 self.load[self.calls.pop(slot)] -= 1

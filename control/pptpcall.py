@@ -165,7 +165,8 @@ class Call:
     def up(self, message: Message) -> None:
         c = self.connection
         self.until = inf
-        c.owner.emit(CallUp(c.number, self.call_id, c.path, *self.numbers))
+        speed = message.values.get("connect_speed", message.values.get("maximum_bps", 0))
+        c.owner.emit(CallUp(c.number, self.call_id, c.path, *self.numbers, speed))
 
     # -- helpers of the above
 

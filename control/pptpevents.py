@@ -57,12 +57,14 @@ class CallOpening:
 
 @dataclass(frozen=True, slots=True)
 class CallUp:
-    """The call is established."""
+    """The call is established. `speed` is the peer's word for its line, in bits a second: of a PAC how fast it is, of a PNS what it takes
+    at most; 0: it had no occasion to say."""
     connection: int
     call_id: int
     path: Path
     calling_number: str
     called_number: str
+    speed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

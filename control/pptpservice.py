@@ -15,7 +15,7 @@ from .pptp import Endpoint
 from .pptpevents import CallDown, CallOpening, CallUp, ConnectionDown, ConnectionUp, Ignored, Settings
 from .pptpmessage import NO_RESOURCE, PAC_ERROR
 from .reason import Reason
-from .service import Down, Event, Opening, Service, Up
+from .service import Down, Event, Opening, Service, Up, announced
 
 log = logging.getLogger("headrace.pptp")
 
@@ -87,7 +87,7 @@ class Pptp(Service):
             if isinstance(event, CallOpening):
                 said.append(self.opening(event))
             elif isinstance(event, CallUp):
-                said.append(Up(self.slot(event.path.peer, event.call_id)))
+                said.append(Up(self.slot(event.path.peer, event.call_id), rate=announced(event.speed)))
             elif isinstance(event, CallDown):
                 worker = self.calls.pop((event.connection, event.call_id), None)
                 if worker is not None:

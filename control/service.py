@@ -47,9 +47,11 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Up:
-    """The call stands: PPP begins. `sequenced`: we must number what we send."""
+    """The call stands: PPP begins. `sequenced`: we must number what we send; `rate`: the bits a second that its line takes toward the
+    peer, as far as the peer says so, 0: it does not."""
     slot: int
     sequenced: bool = False
+    rate: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,11 @@ class Down:
 
 
 Event = Opening | Up | Down
+
+
+def announced(speed: int) -> int:
+    """The rate that a connect speed of 32 bits tells: all ones is what those say who do not know."""
+    return 0 if speed == 0xFFFFFFFF else speed
 
 
 class Endpoint(Protocol):

@@ -32,8 +32,8 @@ class Session:
 
     __slots__ = ("account", "address", "alarm", "approach", "bundle", "call", "caller_id", "cipher", "delegated", "discriminator", "early",
                  "ended", "generation", "kind", "leads", "link", "links", "name", "number", "opened", "owner", "patient", "port",
-                 "port_again", "ppp", "prefix", "profile", "reason", "router", "sequenced", "service", "slot", "started", "state",
-                 "up_since", "user", "watchers")
+                 "port_again", "ppp", "prefix", "profile", "rate", "reason", "router", "sequenced", "service", "slot", "started",
+                 "state", "up_since", "user", "watchers")
 
     def __init__(self, service: Service, call: Call, slot: int, generation: int, owner: int, now: float) -> None:
         self.service, self.call = service, call
@@ -61,6 +61,7 @@ class Session:
         self.reason: Reason | None = None       # why it is ending
         self.up_since = 0.0                     # monotonic, of the first LinkUp
         self.sequenced = service.sequenced      # its data is numbered
+        self.rate = 0                           # service.Up's
         self.opened = False                     # its LCP was started
         self.early: tuple[int, bytes] | None = None     # the first frame before that: the peer would repeat it a second later
         self.patient = False                    # it waits for the peer to begin, or for its alarm
@@ -76,7 +77,7 @@ class Session:
     def members(self, now: float) -> list[dict[str, Any]]:
         """A bundle's links."""
         return [{"service": link.service.name, "caller-id": link.caller_id, "uptime": round(now - link.up_since), "mtu": link.ppp.mtu,
-                 "mru": link.ppp.lcp.mru} for link in self.links if isinstance(link.ppp, PPP)]
+                 "mru": link.ppp.lcp.mru, "rate": link.rate} for link in self.links if isinstance(link.ppp, PPP)]
 
     def row(self, tables: Any, now: float) -> dict[str, Any]:
         """The keys of `sessions --json`; rx is from the peer. The prefixes are keys of sessions that have them, links of bundles."""

@@ -105,6 +105,7 @@ class Sessions(dict[int, Session]):
         if event.sequenced:
             session.sequenced = True
             self.installer.sequence(session.slot, session.service.kind, session.call)
+        session.rate = event.rate
         session.ppp = PPP("server", session.service.link_of(session.call), self.random)
         if session.service.patience and not session.early:
             session.patient = True

@@ -38,7 +38,7 @@ ERRORS = ("service_name_error", "ac_system_error", "generic_error")
 SEVERAL = ("service_name",)                         # a PADO lists every service
 
 ADSL_FORUM = 0x00000DE9                             # the vendor id of TR-101's line identification
-CIRCUIT_ID, REMOTE_ID = 1, 2
+CIRCUIT_ID, REMOTE_ID, DOWNSTREAM = 1, 2, 0x82
 
 
 @dataclass(slots=True)
@@ -105,14 +105,26 @@ def encode(name: str, session_id: int, values: dict[str, Any]) -> bytes:
 
 def line(vendor: bytes) -> tuple[bytes, bytes]:
     """TR-101's Circuit ID and Remote ID from a Vendor-Specific tag; b"" for what is not there, and for anything broken."""
+    told = _told(vendor)
+    return told.get(CIRCUIT_ID, b""), told.get(REMOTE_ID, b"")
+
+
+def rate(vendor: bytes) -> int:
+    """The line's actual data rate downstream, in bits a second, from the same tag, which has kilobits; 0 when it is not told."""
+    octets = _told(vendor).get(DOWNSTREAM, b"")
+    return int.from_bytes(octets) * 1000 if len(octets) == 4 else 0
+
+
+def _told(vendor: bytes) -> dict[int, bytes]:
+    """The sub-options of a DSLAM's tag, as far as they are whole."""
+    told: dict[int, bytes] = {}
     if len(vendor) < 4 or int.from_bytes(vendor[:4]) != ADSL_FORUM:
-        return b"", b""
-    ids, at = {CIRCUIT_ID: b"", REMOTE_ID: b""}, 4
+        return told
+    at = 4
     while at + 2 <= len(vendor):
         kind, length = vendor[at], vendor[at + 1]
         at += 2 + length
         if at > len(vendor):
             break
-        if kind in ids:
-            ids[kind] = vendor[at - length:at]
-    return ids[CIRCUIT_ID], ids[REMOTE_ID]
+        told[kind] = vendor[at - length:at]
+    return told

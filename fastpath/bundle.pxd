@@ -18,15 +18,18 @@ cdef enum:
     LINKS = 8                 # of a bundle, at most
     JOIN_WINDOW = 256         # fragments of a bundle that may wait, and how far their numbers may lie apart
     LEAST_ROOM = 128          # octets that a link's frames must hold: the headers of a segment go into one fragment
+    EVEN = 65536              # what an octet costs by the fastest link, and by all where their rates are not known
+    UNLIKELY = 256            # times that one link is faster than another: no rates, but what somebody put there
 
 cpdef enum BundleFlag:
     BUNDLE_SHORT_RX = 1       # the peer's sequence numbers have 12 bits: we asked for it
     BUNDLE_SHORT_TX = 2       # ours have
 
-cdef struct Member:           # 16 octets: a link in its place
+cdef struct Member:           # 20 octets: a link in its place
     uint32_t slot             # of its session; 0: nobody's place
     uint32_t generation
-    uint32_t rate             # its share of what is sent is in proportion to it; 1 at least
+    uint32_t rate             # its share of what is sent is in proportion to it; 0: not known
+    uint32_t cost             # of an octet, the reverse of its rate
     uint16_t room             # octets of an Information field that its peer takes: its MRU
     uint8_t pad[2]
 
@@ -39,7 +42,7 @@ cdef struct Members:          # 192 octets
     uint16_t room             # the least of the links'
     uint8_t links             # how many places are taken
     uint8_t places            # the last one that is, and one
-    uint8_t pad[52]
+    uint8_t pad[20]
 
 # The last fragment that came by a link.
 cdef struct Heard:            # 16 octets
@@ -66,6 +69,8 @@ cdef struct Bundle:           # 1280 octets, by the bundle's slot
     uint16_t window[JOIN_WINDOW]      # by number: the worker's cell in which it waits, 0: none
     # -- transmit: written by the owning worker
     uint32_t tx_next          # number of the fragment that is sent next
-    uint32_t tx_version       # of the members for which `lag` counts
+    uint32_t tx_version       # of the members for which the rest counts
     uint64_t lag[LINKS]       # what each link has carried, by its rate
-    uint8_t pad3[56]
+    uint32_t tx_since         # tick of that version's first packet
+    uint8_t tx_open           # bits, by place: which links are sent by
+    uint8_t pad3[51]

@@ -7,13 +7,13 @@
 
 A link's Config has neither CONFIG_IP nor the other families and ciphers, which are the bundle's, but its template; its state is OPEN.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from .sys cimport store_release8, store_release32
 from .table cimport FREE, RETIRED, TEMPLATE, Session, Tables
 
-assert sizeof(Member) == 16 and sizeof(Members) == 192 and sizeof(Heard) == 16 and sizeof(Bundle) == 1280
+assert sizeof(Member) == 20 and sizeof(Members) == 192 and sizeof(Heard) == 16 and sizeof(Bundle) == 1280
 
 
 def open_bundle(Tables tables, uint32_t slot, *, uint16_t mrru, uint16_t flags=0):
@@ -26,9 +26,10 @@ def open_bundle(Tables tables, uint32_t slot, *, uint16_t mrru, uint16_t flags=0
     store_release32(&s.bundle, slot)
 
 
-def join_link(Tables tables, uint32_t slot, uint32_t link, *, uint32_t rate=1, uint16_t room):
-    """Let a link be of the bundle in `slot`: its share of what is sent is as its rate, its peer takes frames of `room` octets (its
-    MRU). Return its place. ValueError: there is none, or it cannot be a link."""
+def join_link(Tables tables, uint32_t slot, uint32_t link, *, uint32_t rate=0, uint16_t room, bint hold=False):
+    """Let a link be of the bundle in `slot`: its share of what is sent is as its rate (bits a second, 0: not known, and then all links'
+    are equal), its peer takes frames of `room` octets (its MRU). With `hold` nothing is sent by it before its peer was heard on it
+    again, while there are others. Return its place. ValueError: there is none, or it cannot be a link."""
     cdef Session* s = tables._session(link)
     cdef Bundle* b = _bundle(tables, slot)
     cdef Members* now = &b.members[b.active & 1]
@@ -38,8 +39,8 @@ def join_link(Tables tables, uint32_t slot, uint32_t link, *, uint32_t rate=1, u
         raise ValueError(f"the session in slot {link} is a link already")
     if s.state in (FREE, RETIRED) or s.bundle not in (0, link) or s.config[s.active & 1].ppp_at > TEMPLATE - 16:
         raise ValueError(f"the session in slot {link} cannot be a link of the bundle in slot {slot}")
-    if rate == 0 or room < LEAST_ROOM:
-        raise ValueError(f"a link of rate {rate}, for frames of {room} octets")
+    if room < LEAST_ROOM:
+        raise ValueError(f"a link for frames of {room} octets")
     while place < LINKS and now.member[place].slot:
         place += 1
     if place == LINKS:
@@ -47,6 +48,7 @@ def join_link(Tables tables, uint32_t slot, uint32_t link, *, uint32_t rate=1, u
     to = _idle(tables, slot, b)
     to.member[place].slot, to.member[place].generation = link, s.generation
     to.member[place].rate, to.member[place].room = rate, room
+    s.attached = not hold
     _switch(tables, slot, b)
     s.place = place
     store_release32(&s.bundle, slot)
@@ -102,6 +104,7 @@ cdef _switch(Tables tables, uint32_t slot, Bundle* b):
     """Sum up the members of the idle copy, and put it in force."""
     cdef int idle = (b.active & 1) ^ 1
     cdef Members* m = &b.members[idle]
+    cdef uint32_t least = 0xFFFFFFFF, most = 0
     cdef int i
     m.links = m.places = 0
     m.room = 65535
@@ -111,6 +114,12 @@ cdef _switch(Tables tables, uint32_t slot, Bundle* b):
             m.links += 1
             m.places = <uint8_t>(i + 1)
             m.room = min(m.room, m.member[i].room)
+            least, most = min(least, m.member[i].rate), max(most, m.member[i].rate)
+    for i in range(m.places):
+        if least == 0 or most // least >= UNLIKELY:
+            m.member[i].cost = EVEN
+        elif m.member[i].slot:
+            m.member[i].cost = <uint32_t>(<uint64_t>most * EVEN // m.member[i].rate)
     store_release8(&b.active, <uint8_t>idle)
     tables.flips.pop(-1 - <long>slot, None)
     tables.flips[-1 - <long>slot] = tables.epochs()

@@ -45,6 +45,8 @@ cdef Gone to_bundle(Worker* w, Packet* p) noexcept nogil:
     if t != s:
         s.rx_packets += 1
         s.rx_bytes += p.length
+    if not s.attached:
+        s.attached = 1
     p.place = place
     p.tunnel = p.slot                   # the link, for who looks at its place
     p.slot, p.session, p.config = slot, t, config_of(t)

@@ -4,9 +4,13 @@
     fits, there are several        one fragment, whole, so that the peer knows the order
     larger than a link's frames    fragments of equal size, as few as possible
 
-Each fragment goes by the link that has carried least, by its rate. What a packet consists of stays where it is until `transmit`: the
-first fragment's header goes in front of it, those of the others have their own place, and pieces of it follow. An encrypted packet is
-cut before its octets are ciphered, since that happens where they lie. Only what leaves by another worker's link is copied.
+Each fragment goes by the link that has carried least, by its rate. A link that has just joined is left out while there are others,
+until something was heard on it that its peer says only when it takes fragments too: a fragment, or the answer to the echo request that
+follows the news that it is let in. Of a peer that says nothing the time runs out.
+
+What a packet consists of stays where it is until `transmit`: the first fragment's header goes in front of it, those of the others have
+their own place, and pieces of it follow. An encrypted packet is cut before its octets are ciphered, since that happens where they lie.
+Only what leaves by another worker's link is copied.
 """
 from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t

@@ -19,6 +19,7 @@ from .worker cimport CELL, HEADROOM, Worker
 
 cdef enum:
     PROTOCOL = 2              # octets of PPP's protocol field, which is part of what is cut
+    PATIENCE = 20             # ticks that a link's peer has to show itself; who says nothing may be there all the same
 
 
 # A packet that is being sent by links.
@@ -40,20 +41,43 @@ cdef inline Session* link_of(Worker* w, const Member* m) noexcept nogil:
 
 
 cdef inline Session* choose(Worker* w, Bundle* b, const Members* m, size_t length) noexcept nogil:
-    """The link that has carried least by its rate, NULL: there is none. Budget: 4 ns with two."""
+    """Of the links that are sent by the one that has carried least by its rate, NULL: there is none. Budget: 4 ns with two."""
     cdef Session* t
     cdef Session* best = NULL
     cdef int i, place = 0
     if b.tx_version != m.version:       # from now on they are compared
-        b.tx_version = m.version
+        b.tx_version, b.tx_since, b.tx_open = m.version, w.tick, 0
         memset(b.lag, 0, sizeof(b.lag))
     for i in range(m.places):
         t = link_of(w, &m.member[i])
-        if t != NULL and (best == NULL or <int64_t>(b.lag[i] - b.lag[place]) < 0):
+        if t == NULL or not (b.tx_open >> i & 1 or open_link(w, b, t, i)):
+            continue
+        if best == NULL or <int64_t>(b.lag[i] - b.lag[place]) < 0:
             best, place = t, i
-    if best != NULL:
-        b.lag[place] += (<uint64_t>length << 32) // m.member[place].rate
+    if best == NULL:                    # better by one that may be deaf yet than by none
+        for i in range(m.places):
+            t = link_of(w, &m.member[i])
+            if t != NULL:
+                return t
+    b.lag[place] += length * m.member[place].cost
     return best
+
+
+cdef bint open_link(Worker* w, Bundle* b, Session* t, int place) noexcept nogil:
+    """Whether a link may be sent by from now on. It begins where the one is that has carried least, and has nothing to make up for."""
+    cdef uint64_t least = 0
+    cdef bint first = True
+    cdef int i
+    if not t.attached:
+        if w.tick - b.tx_since < PATIENCE:
+            return False
+        t.attached = 1
+    for i in range(LINKS):
+        if b.tx_open >> i & 1 and (first or <int64_t>(b.lag[i] - least) < 0):
+            least, first = b.lag[i], False
+    b.lag[place] = least
+    b.tx_open |= <uint8_t>(1 << place)
+    return True
 
 
 cdef void split(Worker* w, Session* s, const Config* c, uint16_t tos, uint32_t packets, uint16_t protocol, uint8_t* block, size_t length,

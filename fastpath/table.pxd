@@ -22,7 +22,7 @@ from .service cimport Services
 from .sys cimport load_acquire8, prefetch, prefetch_write
 
 cdef enum:
-    LAYOUT = 3                # of this page; another one's sessions cannot be adopted
+    LAYOUT = 4                # of this page; another one's sessions cannot be adopted
     TEMPLATE = 64             # octets of an encapsulation template
     TUNNELS = 65536
     NEXTHOPS = 4096
@@ -97,7 +97,8 @@ cdef struct Session:          # 512 octets
     uint8_t active            # which Config is in force, stored with release
     uint8_t ciphered          # control's own: the slot's cipher record is not all zero
     uint8_t place             # in its bundle
-    uint8_t pad0[2]
+    uint8_t attached          # a link's peer takes what is sent by it: 0 by control when it joins, then 1 by the worker that finds so
+    uint8_t pad0
     Path path
     uint32_t nexthop          # of the NextHop that leads to the peer, 0: none; stored with release by control at any time
     uint32_t bundle           # slot of the bundle whose link it is, its own slot when it is one, 0: neither; as nexthop

@@ -142,5 +142,7 @@ cdef bint answer_echo(Worker* w, Packet* p) noexcept nogil:
         r[0] = LCP_ECHO_REPLY
         store32(r + 4, c.our_magic)
         push_lcp(out, r, length, p.session, c)
+    elif q[0] == LCP_ECHO_REPLY and not p.session.attached:
+        p.session.attached = 1
     count(w, ECHO, 1)
     return True

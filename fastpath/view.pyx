@@ -12,7 +12,7 @@ def session_dtype():
     fields = [
         ("generation", "u4", <size_t>&s.generation), ("tunnel", "u2", <size_t>&s.tunnel), ("session", "u2", <size_t>&s.session),
         ("kind", "u1", <size_t>&s.kind), ("state", "u1", <size_t>&s.state), ("owner", "u1", <size_t>&s.owner), ("ciphered", "u1", <size_t>&s.ciphered),
-        ("bundle", "u4", <size_t>&s.bundle), ("place", "u1", <size_t>&s.place),
+        ("bundle", "u4", <size_t>&s.bundle), ("place", "u1", <size_t>&s.place), ("attached", "u1", <size_t>&s.attached),
         ("port", "u1", <size_t>&s.path.port), ("local", "V16", <size_t>&s.path.local), ("peer", "V16", <size_t>&s.path.peer), ("peer_port", "u2", <size_t>&s.path.peer_port),
         ("rx_packets", "u8", <size_t>&s.rx_packets), ("rx_bytes", "u8", <size_t>&s.rx_bytes),
         ("last_rx", "u4", <size_t>&s.last_rx), ("last_user", "u4", <size_t>&s.last_user),

@@ -40,10 +40,21 @@ def test_links_come_and_go(tables):
     assert bundle.leave_link(tables, slot, first)
     assert not bundle.leave_link(tables, slot, first)
     assert bundle.join_link(tables, slot, third, room=1300) == 0          # the first free place; the second link keeps its own
-    assert bundle.links(tables, slot) == [(third, 1, 1300), (second, 2, 1450)]
+    assert bundle.links(tables, slot) == [(third, 0, 1300), (second, 2, 1450)]
     assert tables.sessions()["bundle"][[first, second, third]].tolist() == [0, slot, slot]
     assert tables.sessions()["place"][[second, third]].tolist() == [1, 0]
     assert bundle.counters(tables, slot) == (0, 0, 0)
+
+
+def test_who_is_held_is_not_attached(tables):
+    slot = opened(tables)
+    first, second = (link(tables, n) for n in (1, 2))
+    bundle.join_link(tables, slot, first, room=1400)
+    bundle.join_link(tables, slot, second, room=1400, hold=True)
+    assert tables.sessions()["attached"][[first, second]].tolist() == [1, 0]
+    bundle.leave_link(tables, slot, second)
+    bundle.join_link(tables, slot, second, room=1400)
+    assert tables.sessions()["attached"][second] == 1
 
 
 def test_link_that_is_its_own_bundle(tables):
@@ -59,9 +70,8 @@ def test_who_cannot_join(tables):
     one = link(tables, 1)
     with pytest.raises(ValueError, match="is no bundle"):
         bundle.join_link(tables, one, one, room=1400)
-    for bad in ({"rate": 0, "room": 1400}, {"rate": 1, "room": 127}):
-        with pytest.raises(ValueError, match="a link of rate"):
-            bundle.join_link(tables, slot, one, **bad)
+    with pytest.raises(ValueError, match="a link for frames of 127"):
+        bundle.join_link(tables, slot, one, room=127)
     bundle.join_link(tables, slot, one, room=128)
     with pytest.raises(ValueError, match="is a link already"):
         bundle.join_link(tables, slot, one, room=128)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import threading
+import time
 
 import pytest
 from headrace.fastpath import bundle
@@ -52,7 +53,7 @@ class Peer:
             self.slot = tables.publish(Kind.KIND_BUNDLE, 1, BUNDLE, owner, path, **config)[0]
         bundle.open_bundle(tables, self.slot, mrru=mrru, flags=flags)
         for i, link in enumerate(self.links):
-            patiently(bundle.join_link, tables, self.slot, link, room=room, rate=rates[i] if rates else 1)
+            patiently(bundle.join_link, tables, self.slot, link, room=room, rate=rates[i] if rates else 0)
         tables.insert(mapped(INSIDE), 128, self.slot)
         tables.set_state(self.slot, State.OPEN)
         self.receiver = Receiver(1, 65535, 1, short=bool(flags & BundleFlag.BUNDLE_SHORT_TX))
@@ -198,7 +199,7 @@ def test_one_link_sends_plain_what_fits(bench, short, own):
         assert bench.tables.counters(peer.links[0])[2:4] == (7, sum(n for _, n in peer.frames))
 
 
-@pytest.mark.parametrize("rates", [(1, 1), (3, 1), (2, 1, 1)])
+@pytest.mark.parametrize("rates", [(1, 1), (3, 1), (2, 1, 1), (4_000_000_000, 1_000_000_000)])
 def test_links_carry_by_their_rate(bench, rates):
     peer = Peer(bench, len(rates), rates=rates, room=1000)
     for n in range(120):
@@ -206,6 +207,92 @@ def test_links_carry_by_their_rate(bench, rates):
     assert peer.packets(120) == [IP + outward(800, n) for n in range(120)]
     assert all(protocol == MP for protocol, _ in peer.frames)
     assert list(peer.by_link.values()) == [120 * rate // sum(rates) for rate in rates]
+
+
+def test_it_is_octets_that_are_shared(bench):
+    """Packets of all sizes, some in several fragments, by links of 1 to 3."""
+    peer = Peer(bench, 2, rates=(10_000, 30_000), room=700)
+    sizes = [60 + 53 * n % 1400 for n in range(300)]
+    for n in range(0, 300, 50):
+        for i, size in enumerate(sizes[n:n + 50]):
+            bench.inner_write(outward(size, n + i))
+        assert peer.packets(50) == [IP + outward(size, n + i) for i, size in enumerate(sizes[n:n + 50])]
+    first, second = (bench.tables.counters(link)[3] for link in peer.links)
+    assert second / first == pytest.approx(3, rel=0.02)
+
+
+@pytest.mark.parametrize("rates", [(0, 3), (3, 0, 0), (1, 257), (0xFFFFFFFF, 1)])
+def test_rates_that_are_not_known_or_cannot_be(bench, rates):
+    """One of which nobody said anything, or beside which the other would carry nothing: all carry the same."""
+    peer = Peer(bench, len(rates), rates=rates, room=1000)
+    for n in range(60):
+        bench.inner_write(outward(800, n))
+    assert peer.packets(60) == [IP + outward(800, n) for n in range(60)]
+    assert list(peer.by_link.values()) == [60 // len(rates)] * len(rates)
+
+
+def joins(peer, bench, owner=0):
+    """A third link, whose peer has not said yet that it is there."""
+    link = bench.session(1, 3, "10.68.0.3", owner=owner, families=0, flags=0, peer_session=3)[0]
+    patiently(bundle.join_link, bench.tables, peer.slot, link, room=1400, hold=True)
+    peer.by_link[3] = 0
+    return link
+
+
+ANSWER = struct.pack("!BBHI", 10, 1, 8, 0x22222222)
+
+
+@pytest.mark.parametrize("says", [(b"\xc0\x21", ANSWER), (MP, fragment(WHOLE, 0, IP + inner(100))), (IP, inner(100))])
+def test_a_link_is_sent_by_when_it_was_heard(bench, says):
+    """What joins is left out until its peer shows that it knows of the bundle, and has nothing to make up for then."""
+    peer = Peer(bench, 2)
+    joins(peer, bench)
+    for n in range(30):
+        bench.inner_write(outward(500, n))
+    assert peer.packets(30) == [IP + outward(500, n) for n in range(30)]
+    assert peer.by_link == {1: 15, 2: 15, 3: 0}
+    peer.send(struct.pack("!BBHI", 9, 1, 8, 0x22222222), 3, b"\xc0\x21")         # it asks, as it may have before
+    assert peer.frame()[0] == 3
+    bench.inner_write(outward(500))
+    assert peer.packets(1) and peer.by_link[3] == 1
+    peer.send(says[1], 3, says[0])
+    bench.wait_verdict("ECHO", 2) if says[1] == ANSWER else bench.wait_verdict("UP")
+    for n in range(30):
+        bench.inner_write(outward(500, n))
+    assert peer.packets(30) == [IP + outward(500, n) for n in range(30)]
+    assert peer.by_link[3] == 1 + 10 and abs(peer.by_link[1] - peer.by_link[2]) <= 1
+
+
+def test_a_link_of_another_worker_is_sent_by_when_it_was_heard(two):
+    peer = Peer(two, 2)
+    joins(peer, two, owner=1)
+    for n in range(30):
+        two.inner_write(outward(500, n))
+    assert len(peer.packets(30)) == 30 and peer.by_link[3] == 0
+    peer.send(ANSWER, 3, b"\xc0\x21")
+    two.wait_verdict("ECHO")
+    for n in range(30):
+        two.inner_write(outward(500, n))
+    assert [peer.frame()[0] for _ in range(30)].count(3) == 10
+
+
+def test_who_says_nothing_is_sent_by_all_the_same(bench):
+    """Some two seconds after it could have been first; and at once when there is no other."""
+    peer = Peer(bench, 2)
+    joins(peer, bench)
+    began = time.monotonic()
+    while not peer.by_link[3]:
+        bench.inner_write(outward(500))
+        assert peer.packets(1) == [IP + outward(500)]
+    assert 1.8 < time.monotonic() - began < 6
+
+
+def test_the_only_link_need_not_be_heard(bench):
+    peer = Peer(bench, 0)
+    joins(peer, bench)
+    bench.inner_write(outward(100))
+    bench.inner_write(outward(1500))
+    assert peer.packets(2) == [IP + outward(100), IP + outward(1500)] and peer.by_link == {3: 3}
 
 
 def test_larger_than_any_link_by_all(bench):

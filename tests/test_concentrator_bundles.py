@@ -62,13 +62,13 @@ def test_a_link_alone_is_a_bundle(rig, caplog, monkeypatch):
     assert link.bundle is bundle and bundle.links == [link] and bundle.slot != link.slot
     assert (client.link.mtu, client.link.local_address) == (1600, bundle.address)
     assert rig.tables.lookup(mapped(bundle.address)) == bundle.slot
-    assert fastpath.links(rig.tables, bundle.slot) == [(link.slot, 1, 1450)]
+    assert fastpath.links(rig.tables, bundle.slot) == [(link.slot, 1_000_000, 1450)]
     assert tables.flags[link.slot] & (ConfigFlag.CONFIG_IP | ConfigFlag.CONFIG_BUNDLE) == 0
     assert tables.flags[bundle.slot] & ConfigFlag.CONFIG_IP and tables.flags[bundle.slot] & ConfigFlag.CONFIG_BUNDLE
     assert rig.armed == [link.slot], "links are kept alive, and bundles by them"
     assert {k: v for k, v in row(rig).items() if k in ("user", "mtu", "mru", "state", "caller-id", "links")} == {
         "user": "joe", "mtu": 1600, "mru": 1600, "state": "open", "caller-id": "10.0.1.1",
-        "links": [{"service": "l2tp", "caller-id": "10.0.1.1", "uptime": 3, "mtu": 1450, "mru": 1450}]}
+        "links": [{"service": "l2tp", "caller-id": "10.0.1.1", "uptime": 3, "mtu": 1450, "mru": 1450, "rate": 1_000_000_000}]}
     assert "<l2tp-joe>: up, address 10.67.0.2, mschap2, mtu 1600, mru 1600, not encrypted" in caplog.text
     client.close()
     rig.run(5)
@@ -95,6 +95,26 @@ def test_two_links_are_one_session(rig):
         client.lac.close()
     rig.run(90)
     rig.check_empty()
+
+
+@pytest.mark.parametrize("speeds, rates", [((2_000_000, 100_000_000), [2000, 100_000]), ((0xFFFFFFFF, 999), [0, 0])])
+def test_links_have_the_rates_that_their_peers_tell(rig, speeds, rates):
+    """In kilobits a second. All ones are no rate, and less than a thousand bits is none."""
+    first = rig.dial(multilink=MULTILINK, tx_speed=speeds[0])
+    rig.dial(multilink=MULTILINK, bundle=first.bundle, tx_speed=speeds[1])
+    bundle = rig.session("<l2tp-joe>")
+    assert [rate for _, rate, _ in fastpath.links(rig.tables, bundle.slot)] == rates
+    assert [link["rate"] for link in row(rig)["links"]] == [speed % 0xFFFFFFFF for speed in speeds]
+
+
+def test_a_link_is_asked_whether_it_is_there_behind_the_news(rig):
+    """CHAP's success, then an echo request, whose answer comes from somebody who knows that the link is the bundle's."""
+    first, second = two(rig)
+    bundle = rig.session("<l2tp-joe>")
+    for client in first, second:
+        sent = [(protocol, payload[0]) for _, slot, _, protocol, _, payload in rig.sent if slot == rig.slot(client) and payload]
+        assert sent[sent.index((0xC223, 3)):][:2] == [(0xC223, 3), (0xC021, 9)]
+    assert rig.tables.sessions()["attached"][[link.slot for link in bundle.links]].tolist() == [0, 0], "no worker is there to hear it"
 
 
 def test_only_one_session_is_one_bundle(tmp_path):

@@ -61,6 +61,14 @@ def test_the_line_of_a_dslam():
     assert tags.line(bytes.fromhex("00000de9 01ff61")) == (b"", b"")
 
 
+@pytest.mark.parametrize("vendor, rate", [
+    ("00000de9 81040000007b 820400003e80", 16_000_000), ("00000de9 0101618204ffffffff", 0xFFFFFFFF * 1000),
+    ("00000de9 8203003e80", 0), ("00000de9 8204003e80", 0), ("00000de8 820400003e80", 0), ("", 0)])
+def test_the_rate_of_a_line(vendor, rate):
+    """What goes down it; TR-101 has kilobits."""
+    assert tags.rate(bytes.fromhex(vendor)) == rate
+
+
 @pytest.mark.parametrize("packet, name, session, values", VECTORS)
 def test_cut_at_every_length(packet, name, session, values):
     whole = tags.HEADER + int.from_bytes(packet[4:6])
@@ -74,6 +82,7 @@ def test_any_octets_are_read_or_named(data):
     found = tags.decode(data)
     assert isinstance(found.fault, str)
     tags.line(data)
+    assert tags.rate(data) >= 0
 
 
 @given(st.sampled_from(VECTORS), st.integers(0, 63), st.integers(1, 255))

@@ -352,13 +352,14 @@ def test_another_configuration(rig):
 
 
 def test_the_line_of_a_subscriber(rig):
-    vendor = bytes.fromhex("00000de9") + b"\x01\x0batm 1/1/1:2" + b"\x02\x03\xff\0a"
+    vendor = bytes.fromhex("00000de9") + b"\x01\x0batm 1/1/1:2" + b"\x02\x03\xff\0a" + b"\x82\x04\x00\x00\x3e\x80"
     joe = rig.host()
     plain = rig.worker
     rig.worker = lambda host, path, packet: plain(host, path, with_vendor(packet, vendor))
     rig.run()
     told = rig.core.sessions[joe.slot].row(rig.tables, rig.now)
     assert (told["circuit-id"], told["remote-id"]) == ("atm 1/1/1:2", "0xff0061") and text(b"a\nb") == "0x610a62"
+    assert rig.core.sessions[joe.slot].rate == 16_000_000
 
 
 def with_vendor(packet, vendor):

@@ -93,10 +93,10 @@ def test_a_client_dials():
     [(name, reply)] = peer.say("SCCRQ", **START)
     assert (name, reply["result"], reply["protocol_version"], reply["host_name"]) == ("SCCRP", 1, 0x0100, "headrace")
     assert peer.seen(ConnectionUp) == [ConnectionUp(peer.number, PATH, "peer", "hand")]
-    [(name, reply)] = peer.say("OCRQ", call_id=77, phone_number="555")
+    [(name, reply)] = peer.say("OCRQ", call_id=77, minimum_bps=300, maximum_bps=10_000_000, phone_number="555")
     assert (name, reply["peer_call_id"], reply["result"], reply["receive_window"]) == ("OCRP", 77, 1, 64)
     call = reply["call_id"]
-    assert peer.events[1:] == [CallOpening(peer.number, call, 77, PATH), CallUp(peer.number, call, PATH, "", "555")]
+    assert peer.events[1:] == [CallOpening(peer.number, call, 77, PATH), CallUp(peer.number, call, PATH, "", "555", 10_000_000)]
     assert peer.say("SLI", peer_call_id=call, send_accm=1, receive_accm=2) == []
     assert peer.seen(LinkInfo) == [LinkInfo(peer.number, call, 1, 2)]
     assert peer.say("Echo-Request", identifier=9) == [("Echo-Reply", {"identifier": 9, "result": 1})]
@@ -147,8 +147,8 @@ def test_as_pns_we_dial():
     assert early and peer.take() == []
     [(name, request)] = peer.say("SCCRP", result=1, **START)
     assert (name, request["call_id"], request["phone_number"], request["phone_number_length"]) == ("OCRQ", early, "5", 1)
-    assert peer.say("OCRP", call_id=300, peer_call_id=early, result=1) == []
-    assert peer.events[1:] == [CallOpening(peer.number, early, 300, PATH), CallUp(peer.number, early, PATH, "", "5")]
+    assert peer.say("OCRP", call_id=300, peer_call_id=early, result=1, connect_speed=64000) == []
+    assert peer.events[1:] == [CallOpening(peer.number, early, 300, PATH), CallUp(peer.number, early, PATH, "", "5", 64000)]
     peer.say("WEN", peer_call_id=early, crc=1, alignment=6)
     assert peer.seen(LineErrors)[0].errors == (1, 0, 0, 0, 0, 6)
     peer.end.hang_up(peer.number, early, BYE, 0.0)
@@ -193,7 +193,8 @@ def test_an_incoming_call_both_ways():
     [(name, connected)] = pac.say("ICRP", **reply)
     assert name == "ICCN" and pac.seen(CallUp)[0].call_id == call
     assert pns.say("ICCN", **connected) == []
-    assert pns.seen(CallUp) == [CallUp(pns.number, reply["call_id"], PATH, "1", "22")]
+    speed = connected["connect_speed"]
+    assert speed and pns.seen(CallUp) == [CallUp(pns.number, reply["call_id"], PATH, "1", "22", speed)]
     pns.end.hang_up(pns.number, reply["call_id"], BYE, 0.0)
     [(name, clear)] = pns.take()
     [(name, notify)] = pac.say(name, **clear)
