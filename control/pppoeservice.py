@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from ..fastpath import service
 from ..fastpath.packet import Kind
 from ..fastpath.punt import PuntKind
 from ..fastpath.service import ServiceFlag
@@ -110,7 +111,7 @@ class Pppoe(Service):
                      "max_payload": row.offer.max_payload, "delay": delay, "macs": row.macs}
                     for row, delay in zip(self.rows, self.delays, strict=True)]
         try:
-            self.core.tables.offer(services, ports, self.limit)
+            service.offer(self.core.tables, services, ports, self.limit)
             self.overdue = None
         except BlockingIOError as error:            # a worker stands still
             log.debug("%s", error)
@@ -139,7 +140,7 @@ class Pppoe(Service):
         for index, row in enumerate(self.rows):
             if len(row.table.pado_delay) > 1 and (delay := self.delay(row)) != self.delays[index]:
                 self.delays[index] = delay
-                self.core.tables.set_delay(index, delay)
+                service.set_delay(self.core.tables, index, delay)
 
     def find(self, path: Path, name: bytes) -> Row | None:
         """Which service a host may have under that name: the worker's rule (offer.pxd)."""

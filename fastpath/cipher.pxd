@@ -49,3 +49,9 @@ cdef struct Cipher:           # 768 octets
     CipherKeys keys[2]
     CipherState receive
     CipherState send
+
+
+cdef inline uint16_t newest(const Cipher* c) noexcept:
+    """The later of the two generations of keys."""
+    cdef uint16_t a = c.keys[0].generation, b = c.keys[1].generation
+    return a if b == 0 or a and <uint16_t>(a - b) < 0x8000 else b

@@ -2,10 +2,8 @@
 
 Control is the only caller of what writes here, but for tests. Nothing blocks: where a copy must not be
 touched before the workers passed a batch boundary, a door waits for that boundary, some microseconds
-while a worker is awake.
+while a worker is awake. Bundles and PPPoE's services have their doors in bundle.pyx and service.pyx.
 """
-import errno
-import os
 import time
 
 from itertools import islice
@@ -16,110 +14,30 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from .bundle cimport Bundle
-from .cipher cimport Cipher, CipherKeys, CipherState
+from .cipher cimport Cipher, CipherKeys, newest
+from .layout cimport find_sections, read_header
 from .prefix cimport AddressEntry, AddressIndex, copy_entries, find_entry, list_lengths, listed, prefix_key, put_entry
-from .service cimport COOKIE_KEY, LISTED, PORTS, RANGES, SERVICE_NAME, SERVICES, Service, Services
+from .record cimport fill_config, fill_path, sixteen
 from .sys cimport (MADV_HUGEPAGE, MAP_SHARED, PROT_READ, PROT_WRITE, full_fence, load_acquire8, load_acquire64, madvise, mmap, munmap,
                    store_release8, store_release32, store_release64)
+from .layout import LayoutError, banks_for, create
 from .view import session_dtype, stage_dtype, tunnel_dtype, worker_dtype
 
-cdef uint64_t MAGIC = 0x6865616472616365        # "headrace"
-cdef size_t PAGE = 4096
 TICK_SECONDS = TICK_NS / 1e9
-cdef WorkerRecord A_RECORD                     # for offsets only: what a null pointer's members have is undefined in C
-cdef size_t ASLEEP = <size_t>&A_RECORD.asleep - <size_t>&A_RECORD
-
-assert sizeof(Config) == 128 and sizeof(Session) == 512 and sizeof(NextHop) == 64
-assert sizeof(CipherKeys) == 64 and sizeof(CipherState) == 320 and sizeof(Cipher) == 768
-assert sizeof(Tunnel) == 128 and sizeof(WorkerRecord) == 4096
-assert sizeof(Crash) == 256 and sizeof(Header) == 256 + CRASHES * sizeof(Crash)
-
-
-class LayoutError(Exception):
-    """A tables file that this program cannot use."""
-
-
-def banks_for(max_sessions: int) -> int:
-    """How many banks of 65,534 ids leave a quarter of them free."""
-    need = -(-max_sessions * 5 // (4 * 65534))
-    return 1 << (max(1, need) - 1).bit_length()
-
-
-cdef uint64_t services_at(const Header* h) noexcept:
-    """Where the section of services begins."""
-    return <uint64_t>h.nexthops * PAGE + NEXTHOPS * sizeof(NextHop)
-
-
-cdef uint64_t bundles_at(const Header* h) noexcept:
-    """Where the section of bundles begins."""
-    return services_at(h) + (2 * sizeof(Services) + PAGE - 1) // PAGE * PAGE
-
-
-def create(path, *, max_sessions: int, workers: int) -> None:
-    """Write an empty, sparse tables file; an older one of that name is replaced."""
-    cdef Header h
-    memset(&h, 0, sizeof(h))
-    h.magic, h.layout, h.max_sessions, h.workers = MAGIC, LAYOUT, max_sessions, workers
-    h.banks = banks_for(max_sessions)
-    h.capacity = 1 << max(8 * max_sessions - 1, 1023).bit_length()
-    h.sessions = PAGE
-    h.addresses[0] = h.sessions + <uint64_t>h.banks * 65536 * sizeof(Session)
-    h.addresses[1] = h.addresses[0] + <uint64_t>h.capacity * sizeof(AddressEntry)
-    h.tunnels = h.addresses[1] + <uint64_t>h.capacity * sizeof(AddressEntry)
-    h.used = h.tunnels + <uint64_t>TUNNELS * sizeof(Tunnel)
-    h.ciphers = h.used + <uint64_t>h.banks * 8192
-    h.nexthops = <uint32_t>((h.ciphers + <uint64_t>h.banks * 65536 * sizeof(Cipher) + PAGE - 1) // PAGE)
-    h.worker_records = bundles_at(&h) + <uint64_t>h.banks * 65536 * sizeof(Bundle)
-    h.size = h.worker_records + workers * sizeof(WorkerRecord)
-    part, key = f"{path}.new", os.urandom(COOKIE_KEY)
-    fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        room = os.statvfs(fd)
-        need = max_sessions * (sizeof(Session) + sizeof(Cipher) + 3 * sizeof(AddressEntry)) + (4 << 20)
-        if room.f_bavail * room.f_frsize < need:      # a hole that cannot be filled kills its writer
-            raise OSError(errno.ENOSPC, f"{max_sessions} sessions need {need >> 20} MiB there", str(path))
-        os.ftruncate(fd, h.size)
-        os.pwrite(fd, (<uint8_t*>&h)[:sizeof(h)], 0)
-        for i in range(2):            # the same key in both copies: a cookie outlives a change of what is offered
-            os.pwrite(fd, key, services_at(&h) + i * sizeof(Services))
-        for i in range(workers):      # no forwarder yet: nobody holds a pointer
-            os.pwrite(fd, b"\1", h.worker_records + i * sizeof(WorkerRecord) + ASLEEP)
-        os.rename(part, path)
-    finally:
-        os.close(fd)
 
 
 cdef class Tables:
     """The mapped file. `Tables(fd)` maps it; the descriptor may be closed afterwards."""
 
     def __init__(self, int fd):
-        head = os.pread(fd, sizeof(Header), 0)
         cdef Header h
-        if <size_t>len(head) < sizeof(Header):
-            raise LayoutError("the tables file is cut off")
-        memcpy(&h, <const char*>head, sizeof(h))
-        if h.magic != MAGIC or h.layout != LAYOUT or os.fstat(fd).st_size < h.size:
-            raise LayoutError(f"the tables file has layout {h.layout}, this program needs {LAYOUT}")
+        read_header(fd, &h)
         cdef void* at = mmap(NULL, h.size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
         if at == <void*>-1:
             raise MemoryError("mapping the tables file")
         madvise(at, h.size, MADV_HUGEPAGE)      # sessions in random order miss the TLB otherwise; not every file system can
-        cdef uint8_t* base = <uint8_t*>at
         self.size = h.size
-        self.table.header = <Header*>base
-        self.table.sessions = <Session*>(base + h.sessions)
-        self.table.addresses[0] = <AddressEntry*>(base + h.addresses[0])
-        self.table.addresses[1] = <AddressEntry*>(base + h.addresses[1])
-        self.table.tunnels = <Tunnel*>(base + h.tunnels)
-        self.table.workers = <WorkerRecord*>(base + h.worker_records)
-        self.table.used = <uint64_t*>(base + h.used)
-        self.table.nexthops = <NextHop*>(base + h.nexthops * PAGE)
-        self.table.ciphers = <Cipher*>(base + h.ciphers)
-        self.table.services = <Services*>(base + services_at(&h))
-        self.table.bundles = <Bundle*>(base + bundles_at(&h))
-        self.table.bank_mask = h.banks - 1
-        self.table.address_mask = h.capacity - 1
+        find_sections(&self.table, <uint8_t*>at, &h)
         self.flips = {}
         self.swapped = self.offers = None
         self.spent = {}
@@ -286,52 +204,6 @@ cdef class Tables:
             self.spent.pop(slot, None)
             self.spent[slot] = self.epochs()
         self._wipe_spent(4)
-
-    # -- what PPPoE offers
-
-    def offer(self, list services, dict ports={}, uint32_t padi_all=20000):
-        """Put services in force, the first one that a host may have being its answer: dicts with `name` and `ac_name` (octets, at most
-        SERVICE_NAME), `port`, and as they need `flags` (ServiceFlag), `ranges` of VLANs (((first, last) of the outer, of the inner), ...),
-        `max_payload`, `delay` in ms, `macs` on its list. `ports` has (our MAC, PADIs a second, those of one station) of an interface;
-        `padi_all` are those of all. ValueError: no room. BlockingIOError: the offer before the last is still in a worker's hands."""
-        cdef int idle = (self.table.header.offered & 1) ^ 1
-        cdef Services* to = &self.table.services[idle]
-        cdef Service* s
-        cdef bytes name, ac_name, mac
-        listed = sorted(i << 48 | int.from_bytes(mac) for i, row in enumerate(services) for mac in row.get("macs", ()))
-        if len(services) > SERVICES or len(listed) > LISTED:
-            raise ValueError(f"{len(services)} services, at most {SERVICES}, with {len(listed)} MACs, at most {LISTED}")
-        if self.offers is not None:
-            self._wait(self.offers, "what PPPoE offers")
-        to.count = 0
-        for i, row in enumerate(services):
-            s = &to.service[i]
-            memset(s, 0, sizeof(Service))
-            name, ac_name, ranges = row["name"], row["ac_name"], row.get("ranges", ())
-            if len(name) > SERVICE_NAME or len(ac_name) > SERVICE_NAME or len(ranges) > RANGES:
-                raise ValueError(f"service {name}: names have at most {SERVICE_NAME} octets, and there are at most {RANGES} ranges")
-            memcpy(s.name, <const char*>name, len(name))
-            memcpy(s.ac_name, <const char*>ac_name, len(ac_name))
-            s.name_length, s.ac_name_length, s.ranges_used = <uint8_t>len(name), <uint8_t>len(ac_name), <uint8_t>len(ranges)
-            for k, (outer, inner) in enumerate(ranges):
-                s.ranges[k].outer[0], s.ranges[k].outer[1] = outer
-                s.ranges[k].inner[0], s.ranges[k].inner[1] = inner
-            s.port, s.flags, s.max_payload, s.delay = row["port"], row.get("flags", 0), row.get("max_payload", 1492), row.get("delay", 0)
-        for i in range(PORTS):
-            mac, to.padi_port[i], to.padi_station[i] = ports.get(i, (bytes(6), 10000, 2))
-            memcpy(to.mac[i], <const char*>mac, 6)
-        for i, entry in enumerate(listed):
-            to.macs[i] = entry
-        to.count, to.listed, to.padi_all = <uint32_t>len(services), <uint32_t>len(listed), padi_all
-        store_release8(&self.table.header.offered, <uint8_t>(self.table.header.offered + 1))
-        self.offers = self.epochs()
-
-    def set_delay(self, int index, uint16_t delay):
-        """How many ms the PADOs of a service wait; 65535: none leaves."""
-        cdef Services* now = &self.table.services[self.table.header.offered & 1]
-        if not 0 <= index < <int>now.count:
-            raise IndexError(index)
-        now.service[index].delay = delay
 
     # -- encryption
 
@@ -514,73 +386,3 @@ cdef class Tables:
             nr = t.worker_nr
         return (t.state, t.peer_tunnel, t.ns, nr, t.acked,
                 (t.path.port, t.path.local[:16], t.path.local_port, t.path.peer[:16], t.path.peer_port))
-
-
-cdef uint16_t newest(const Cipher* c) noexcept:
-    """The later of the two generations of keys."""
-    cdef uint16_t a = c.keys[0].generation, b = c.keys[1].generation
-    return a if b == 0 or a and <uint16_t>(a - b) < 0x8000 else b
-
-
-cdef fill_path(Path* p, path):
-    port, local, local_port, peer, peer_port = path[:5]
-    local, peer = sixteen(local), sixteen(peer)
-    p.port, p.local_port, p.peer_port = port, local_port, peer_port
-    memcpy(p.local, <const char*>local, 16)
-    memcpy(p.peer, <const char*>peer, 16)
-
-
-cdef fill_config(Config* c, dict config):
-    """Set the named fields; what is not named keeps its value."""
-    cdef bytes b
-    for name, value in config.items():
-        if name == "template":
-            b = value
-            if len(b) > TEMPLATE:
-                raise ValueError(f"a template of {len(b)} octets")
-            memcpy(c.template, <const char*>b, len(b))
-            c.template_length = <uint8_t>len(b)
-        elif name == "address":
-            b = sixteen(value)
-            memcpy(&c.address, <const char*>b + 8, 8)
-        elif name == "prefix":
-            b = sixteen(value)
-            memcpy(&c.prefix, <const char*>b, 8)
-        elif name == "gateway":
-            b = sixteen(value)
-            memcpy(c.gateway, <const char*>b + 12, 4)
-        elif name == "gateway6":
-            b = sixteen(value)
-            memcpy(c.gateway6, <const char*>b, 16)
-        elif name == "flags":
-            c.flags = value
-        elif name == "ppp_at":
-            c.ppp_at = value
-        elif name == "ns_at":
-            c.ns_at = value
-        elif name == "length_at":
-            c.length_at = value
-        elif name == "mtu":
-            c.mtu = value
-        elif name == "mss":
-            c.mss = value
-        elif name == "keepalive":
-            c.keepalive = value
-        elif name == "bridge":
-            c.bridge = value
-        elif name == "tap":
-            c.tap = value
-        elif name == "tos":
-            c.tos = value
-        elif name == "our_magic":
-            c.our_magic = value
-        elif name == "peer_magic":
-            c.peer_magic = value
-        else:
-            raise TypeError(f"no field {name}")
-
-
-cdef sixteen(address):
-    if len(address) != 16:
-        raise ValueError("an address has 16 octets here")
-    return address

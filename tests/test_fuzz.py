@@ -13,6 +13,7 @@ import time
 import pytest
 from headrace.control import mac, tags
 from headrace.fastpath._probe_pppoe import pull_pppoe
+from headrace.fastpath.service import offer
 from headrace.fastpath.table import State
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -99,9 +100,9 @@ def bench(request, tmp_path_factory):
     bench.call(8, "10.67.0.6", state=State.OPENING)
     bench.pppoe(9, HOST_ADDRESS, peer=HOST)
     bench.pppoe(10, "10.67.0.8", peer=HOST, state=State.OPENING)
-    bench.tables.offer([{"name": b"internet", "ac_name": b"ac", "port": 2, "max_payload": 1500},
-                        {"name": b"tv", "ac_name": b"ac", "port": 2, "ranges": [((0, 7), (0, 0))], "delay": 1}],
-                       {2: (mac.mac(AC), 60000, 60000)})
+    offer(bench.tables, [{"name": b"internet", "ac_name": b"ac", "port": 2, "max_payload": 1500},
+                         {"name": b"tv", "ac_name": b"ac", "port": 2, "ranges": [((0, 7), (0, 0))], "delay": 1}],
+          {2: (mac.mac(AC), 60000, 60000)})
     yield bench
     bench.close()
 

@@ -6,6 +6,7 @@ import pytest
 from headrace.control import mac, tags
 from headrace.fastpath._probe_pppoe import pull_pppoe, push_frame
 from headrace.fastpath.punt import PuntKind
+from headrace.fastpath.service import offer, set_delay
 from headrace.fastpath.table import State
 from rig.forwarder import AC, NEEDS_CSUM, TCPV4, Bench, tcp, udp
 
@@ -143,7 +144,7 @@ def test_who_sends_data_of_no_session_is_told_so_at_a_bounded_rate(bench):
 
 
 def test_discovery(bench):
-    bench.tables.offer([INTERNET])
+    offer(bench.tables, [INTERNET])
     bench.ethernet[0].send(discovery("PADI", to=EVERYBODY, service_name=b"", host_uniq=b"\1\2"))
     sender, to, pado = heard(bench.ethernet_read())
     assert (sender, to, pado.name) == (AC, HOST_MAC, "PADO") and pado.values["host_uniq"] == b"\1\2"
@@ -171,7 +172,7 @@ def test_discovery(bench):
     (discovery("PADO", service_name=b""), "DROP_DISCOVERY"), (discovery("PADS", session=3, service_name=b""), "DROP_DISCOVERY"),
     (discovery("PADT"), "DROP_DISCOVERY"), (discovery("PADI", to=EVERYBODY, service_name=b"", host_uniq=bytes(1490)), "DROP_DISCOVERY")])
 def test_bad_discovery_has_a_verdict_and_no_answer(bench, frame, verdict):
-    bench.tables.offer([INTERNET])
+    offer(bench.tables, [INTERNET])
     bench.ethernet[0].send(frame)
     bench.wait_verdict(verdict)
     assert bench.ethernet_read(timeout=0.05) is None and not bench.frames(timeout=0.05)
@@ -182,7 +183,7 @@ def padi(number=0, sender=None):
 
 
 def test_one_station_asks_so_often_and_no_more(bench):
-    bench.tables.offer([INTERNET])
+    offer(bench.tables, [INTERNET])
     for _ in range(50):
         bench.ethernet[0].send(padi(sender=HOST))
     bench.wait_verdict("DROP_PADI", 35)
@@ -194,7 +195,7 @@ def test_one_station_asks_so_often_and_no_more(bench):
 
 def test_one_station_takes_so_often_and_no_more(bench):
     """A cookie is good for a minute: who sends it again and again shall not take what control hears of all others."""
-    bench.tables.offer([INTERNET])
+    offer(bench.tables, [INTERNET])
     cookies = []
     for sender in (HOST, OTHER):
         bench.ethernet[0].send(padi(sender=sender))
@@ -212,7 +213,7 @@ def test_one_station_takes_so_often_and_no_more(bench):
 
 def test_what_a_pads_could_not_echo_is_not_put_to_control(bench):
     """Where frames may be long; control's answer has all that the PADR has, and an error or our name."""
-    bench.tables.offer([INTERNET])
+    offer(bench.tables, [INTERNET])
     bench.ethernet[0].send(padi(sender=HOST))
     cookie = heard(bench.ethernet_read())[2].values["ac_cookie"]
     for length, heard_of in ((2000, 0), (1484, 0), (1483, 1)):
@@ -224,7 +225,7 @@ def test_what_a_pads_could_not_echo_is_not_put_to_control(bench):
 @pytest.mark.parametrize("port, everywhere", [(50, 20000), (10000, 50)], ids=["of an interface", "of all"])
 def test_all_together_are_answered_so_often_and_no_more(bench, port, everywhere):
     """Whoever they say they are. What two seconds allow may come at once."""
-    bench.tables.offer([INTERNET], {2: (mac.mac(AC), port, 2)}, everywhere)
+    offer(bench.tables, [INTERNET], {2: (mac.mac(AC), port, 2)}, everywhere)
     for number in range(400):
         bench.ethernet[0].send(padi(number))
     bench.wait_verdict("DROP_PADI", 200)
@@ -233,7 +234,7 @@ def test_all_together_are_answered_so_often_and_no_more(bench, port, everywhere)
 
 def test_no_more_answers_wait_than_there_are_places(bench):
     """Those of a minute's delay: not one leaves meanwhile."""
-    bench.tables.offer([INTERNET | {"delay": 60000}])
+    offer(bench.tables, [INTERNET | {"delay": 60000}])
     for number in range(1500):
         bench.ethernet[0].send(padi(number))
     bench.wait_verdict("DROP_PADI", 1500 - 1024)
@@ -241,7 +242,7 @@ def test_no_more_answers_wait_than_there_are_places(bench):
 
 
 def test_delayed_answers_come_late_and_in_order(bench):
-    bench.tables.offer([INTERNET | {"delay": 80}])
+    offer(bench.tables, [INTERNET | {"delay": 80}])
     since = time.monotonic()
     for number in range(1500):
         bench.ethernet[0].send(padi(number))
@@ -256,7 +257,7 @@ def test_delayed_answers_come_late_and_in_order(bench):
 
 
 def test_delays_that_differ(bench):
-    bench.tables.offer([INTERNET | {"delay": 300}, INTERNET | {"name": b"tv", "delay": 50}])
+    offer(bench.tables, [INTERNET | {"delay": 300}, INTERNET | {"name": b"tv", "delay": 50}])
     for number in range(6):
         name = b"internet" if number % 2 == 0 else b"tv"
         bench.ethernet[0].send(discovery("PADI", to=EVERYBODY, sender=mac.station(b"\x02\0\0\0\0" + bytes((number,))), service_name=name))
@@ -265,21 +266,21 @@ def test_delays_that_differ(bench):
 
 
 def test_who_is_full_does_not_answer(bench):
-    bench.tables.offer([INTERNET])
-    bench.tables.set_delay(0, 65535)
+    offer(bench.tables, [INTERNET])
+    set_delay(bench.tables, 0, 65535)
     bench.ethernet[0].send(padi())
     bench.wait_verdict("DROP_PADI")
-    bench.tables.set_delay(0, 0)
+    set_delay(bench.tables, 0, 0)
     bench.ethernet[0].send(padi())
     assert heard(bench.ethernet_read())[2].name == "PADO"
 
 
 def test_a_changed_offer_keeps_its_cookies(bench):
-    bench.tables.offer([INTERNET])
+    offer(bench.tables, [INTERNET])
     bench.ethernet[0].send(padi(sender=HOST))
     cookie = heard(bench.ethernet_read())[2].values["ac_cookie"]
     for name in (b"tv", b"radio", b"internet"):
-        bench.tables.offer([INTERNET | {"name": name}])
+        offer(bench.tables, [INTERNET | {"name": name}])
     bench.ethernet[0].send(discovery("PADR", service_name=b"internet", ac_cookie=cookie))
     assert bench.frames()[0][0] == PuntKind.PUNT_PPPOE
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from random import Random
-from types import SimpleNamespace
 
 import pytest
 from headrace.control import mac, tags
@@ -14,15 +13,12 @@ from headrace.control.interfaces import Interface
 from headrace.control.link import LinkSettings, LinkUp
 from headrace.control.ppp import PPP
 from headrace.control.pppoe import CallDown, CallUp, Endpoint, Settings
-from headrace.control.pppoeservice import Pppoe, text
+from headrace.control.pppoeservice import text
 from headrace.control.reason import Reason
-from headrace.fastpath import table
-from headrace.fastpath._probe_pppoe import answer
+from headrace.fastpath import service, table
 from headrace.fastpath.packet import Kind
 from headrace.fastpath.punt import PuntKind
 from headrace.fastpath.table import ConfigFlag, State
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from rig.core import configuration
 
 AC = bytes.fromhex("02005e1000ac")
@@ -252,8 +248,8 @@ def test_who_is_not_wanted(tmp_path):
 
 def test_the_delay_follows_the_load(tmp_path, monkeypatch):
     rig = Rig(tmp_path, [SERVICE, {**SERVICE, "service-name": "tv", "pado-delay": {"0": "100ms", "1": "200ms", "2": "refuse"}}])
-    said = []
-    monkeypatch.setattr(rig.core.pppoe.core, "tables", Spoken(rig.tables, said))
+    said, set_delay = [], service.set_delay
+    monkeypatch.setattr(service, "set_delay", lambda tables, *delay: (said.append(delay), set_delay(tables, *delay))[1])
     assert rig.core.pppoe.delays == [0, 100]
     hosts = []
     for number in 1, 2:
@@ -269,13 +265,6 @@ def test_the_delay_follows_the_load(tmp_path, monkeypatch):
     assert said[-1] == (1, 200) and rig.host(4, service=b"tv").gone is None
     rig.run()
     assert rig.hosts[-1].link
-
-
-class Spoken(Told):
-    def __getattr__(self, name):
-        if name == "set_delay":
-            return lambda index, delay: (self._written.append((index, delay)), self._tables.set_delay(index, delay))[1]
-        return getattr(self._tables, name)
 
 
 def test_sessions_are_spread_over_the_workers(tmp_path):
@@ -367,67 +356,6 @@ def with_vendor(packet, vendor):
     return tags.encode("PADR", 0, read.values | {"vendor": vendor}) if read.name == "PADR" else packet
 
 
-MACS = [f"02:00:00:00:00:0{n}" for n in range(1, 4)]
-SERVICES = st.fixed_dictionaries({}, optional={
-    "service-name": st.sampled_from(["", "tv", "internet"]), "accept-service-name": st.sampled_from(["exact", "blank", "any"]),
-    "pppoe-over-vlan-range": st.lists(st.sampled_from(["untagged", "7", "7-9", "100.7", "100-101.1-4094"]), unique=True),
-    "allow-mac": st.lists(st.sampled_from(MACS), unique=True), "deny-mac": st.lists(st.sampled_from(MACS), unique=True)})
-
-
-class Core:
-    """As much of a concentrator as what is offered needs."""
-    ids, random, workers = None, Random(1), 1
-
-    def __init__(self, services):
-        server = {"pppoe": [{"interface": f"eth{n % 2}", **service} for n, service in enumerate(services)]}
-        self.config, self.tables, self.told = configuration(server=server), self, []
-
-    def offer(self, services, ports, limit):
-        self.told = services
-
-
-@settings(max_examples=200)
-@given(st.lists(SERVICES, min_size=1, max_size=4), st.sampled_from([b"", b"tv", b"internet", b"x"]), st.integers(1, 4), st.integers(0, 1),
-       st.sampled_from([(), (7,), (8,), (10,), (100, 7), (101, 4094), (102, 7)]))
-def test_control_and_worker_choose_the_same_service(services, name, host, port, vlans):
-    """offer.pxd answers the PADI, `find` the PADR."""
-    core = Core(services)
-    service = Pppoe(core)
-    for interface in service.ports:
-        service.interface(interface, Interface(1, AC, 1500))
-    station = mac.station(b"\x02\0\0\0\0" + bytes((host,)), tuple((mac.C_TAG, vlan) for vlan in vlans))
-    port = list(service.ports.values())[port % len(service.ports)]
-    rows = [{**row, "ac_name": b"%d" % n} for n, row in enumerate(core.told)]
-    body = tags.encode("PADI", 0, {"service_name": name})[tags.HEADER:]
-    pado = answer(body, rows, key=bytes(16), tick=6000, station=station, port=port)
-    found = service.find(Path(port, mac.station(AC), 0, station, 0), name)
-    assert (pado is None) == (found is None)
-    if pado is not None:
-        assert tags.decode(pado).values["ac_name"] == b"%d" % service.rows.index(found)
-
-
-@settings(max_examples=300)
-@given(st.binary(max_size=80), st.sampled_from(["PADR", "PADT", "PADI", "PADS", ""]), st.integers(0, 3))
-def test_any_octets_from_a_station(data, name, session):
-    """Whatever a worker might punt."""
-    core = Core([{}])
-    core.ids = Taken()
-    service = Pppoe(core)
-    service.interface("eth0", Interface(1, AC, 1500))
-    packet = data if not name else bytes((0x11, tags.CODES[name])) + session.to_bytes(2) + len(data).to_bytes(2) + data
-    service.receive(Path(next(iter(service.ports.values())), mac.station(AC), 0, mac.station(bytes(5) + b"\1"), 0), packet, 1.0)
-    for _, answered in service.endpoint.outgoing():
-        assert tags.decode(answered).name in ("PADS", "PADT")
-
-
-class Taken:
-    def take_call(self, network, service):
-        return 7
-
-    def give_call(self, network, session_id, service):
-        pass
-
-
 def test_mapped_addresses_are_no_stations():
     assert not mac.is_station(mapped(bytes((10, 0, 0, 1)))) and mac.is_station(mac.station(AC))
 
@@ -441,7 +369,7 @@ def test_sessions_begin_while_an_offer_is_held_up(rig, monkeypatch):
 
     services = [SERVICE | {"service-name": name, "pado-delay": {"0": 0, "1": "refuse"}} for name in "ab"]
     with monkeypatch.context() as still:
-        still.setattr(pppoe, "core", SimpleNamespace(tables=SimpleNamespace(offer=held_up), clock=rig.core.clock))
+        still.setattr(service, "offer", held_up)
         pppoe.configure(configuration(server={"pppoe": services}))
     assert pppoe.overdue and len(pppoe.rows) == 2
     for number, row in enumerate(pppoe.rows):
@@ -452,4 +380,4 @@ def test_sessions_begin_while_an_offer_is_held_up(rig, monkeypatch):
     assert len(rig.core.sessions) == len(pppoe.calls) == 2
     rig.core.tick(pppoe.overdue)
     assert pppoe.overdue is None and pppoe.delays == [0xFFFF, 0xFFFF]
-    rig.tables.set_delay(1, 0)          # the tables have both now
+    service.set_delay(rig.tables, 1, 0)          # the tables have both now
