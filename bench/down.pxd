@@ -1,4 +1,4 @@
-"""The null tunnel's way down: TUN read -> cut -> frame -> sendmmsg with UDP_SEGMENT, sendmmsg, or a ring of frames."""
+"""The null tunnel's way down: TUN read -> cut -> frame -> sendmmsg, of UDP with UDP_SEGMENT."""
 from libc.stdint cimport uint8_t, uint16_t
 from libc.string cimport memcpy
 
@@ -7,59 +7,32 @@ from ..fastpath.mppe cimport mppe_encrypt, mppe_run
 from ..fastpath.sys cimport (
     CMSG_DATA, CMSG_LEN, CMSG_SPACE, SOL_UDP, UDP_SEGMENT, VIRTIO_NET_HDR_GSO_NONE, cmsghdr, msghdr, read, sendmmsg, virtio_net_hdr,
 )
-from .frames cimport kick, mark, push_head, slot
+from .frames cimport LINK, push_link
 from .framing cimport ROOM, SEAL, push_frame
 from .offload cimport SEGMENTS, SUPER, complete, cut_header, cut_segment
 from .state cimport BUFFER, ENOUGH, OUT, PACKET, READ, SLOT, State
 
 
 cdef inline uint8_t* emit(State* s, int header, uint8_t* payload, int n) noexcept nogil:
-    """One segment more: framing and `header` octets in a slot, n octets where they are. The slot's header."""
+    """One segment more: its headers in a slot, of which `header` octets are the packet's own, and n octets where they are, or behind the
+    headers when they are to be encrypted. Where the packet's own headers go."""
     cdef int i = s.pending
-    cdef uint8_t* room
-    if s.outlet.slots != NULL:
-        return emit_frame(s, header, payload, n)
-    s.pending = i + 1
-    s.length[i] = s.framing.size + header + n
-    if s.framing.sealed:
-        return emit_sealed(s, s.sealed + i * PACKET, i, header, payload, n)
-    room = s.slots + i * SLOT
+    cdef uint8_t* room = (s.sealed + i * PACKET if s.framing.sealed else s.slots + i * SLOT) + LINK
+    cdef uint8_t* ip = room + ROOM
+    cdef uint8_t* head = ip - s.framing.size
     push_frame(&s.framing, room, header + n)
-    s.out[2 * i].iov_base = room + ROOM - s.framing.size
-    s.out[2 * i].iov_len = s.framing.size + header
+    if s.outlet.framed:
+        head = push_link(&s.outlet, head, s.framing.size + header + n)
     s.out[2 * i + 1].iov_base = payload
     s.out[2 * i + 1].iov_len = n
-    return room + ROOM
-
-
-cdef inline uint8_t* emit_sealed(State* s, uint8_t* room, int i, int header, uint8_t* payload, int n) noexcept nogil:
-    """The same in one piece, where the payload is encrypted to before it leaves."""
-    push_frame(&s.framing, room, header + n)
-    store16(room + ROOM - SEAL, <uint16_t>mppe_encrypt(s.ciphers, &s.sending, payload, room + ROOM - 2, 2 + header, 2 + header + n))
-    s.out[2 * i].iov_base = room + ROOM - s.framing.size
-    s.out[2 * i].iov_len = s.length[i]
-    s.out[2 * i + 1].iov_len = 0
-    return room + ROOM
-
-
-cdef inline uint8_t* emit_frame(State* s, int header, uint8_t* payload, int n) noexcept nogil:
-    """The same in the ring, where the payload is copied to; what is sealed is so before it leaves."""
-    cdef uint8_t* at = slot(&s.outlet)
-    if at == NULL:
-        flush(s)
-        at = slot(&s.outlet)
-        if at == NULL:
-            s.count.dropped += 1
-            return s.slots + ROOM
-    at = push_head(&s.outlet, &s.framing, at, header + n)
     if s.framing.sealed:
-        store16(at - SEAL, <uint16_t>mppe_encrypt(s.ciphers, &s.sending, payload, at - 2, 2 + header, 2 + header + n))
-    else:
-        memcpy(at + header, payload, n)
-    mark(&s.outlet, header + n)
-    s.count.down_bytes += s.framing.size + header + n
-    s.pending += 1
-    return at
+        store16(ip - SEAL, <uint16_t>mppe_encrypt(s.ciphers, &s.sending, payload, ip - 2, 2 + header, 2 + header + n))
+        s.out[2 * i + 1].iov_base = ip + header
+    s.out[2 * i].iov_base = head
+    s.out[2 * i].iov_len = <size_t>(ip + header - head)
+    s.length[i] = s.framing.size + header + n
+    s.pending = i + 1
+    return ip
 
 
 cdef inline void cut(State* s, virtio_net_hdr* v, uint8_t* p, int n) noexcept nogil:
@@ -83,25 +56,12 @@ cdef inline void cut(State* s, virtio_net_hdr* v, uint8_t* p, int n) noexcept no
         index += 1
 
 
-cdef inline void flush(State* s) noexcept nogil:
-    """What is in the ring leaves."""
-    if s.framing.sealed:
-        mppe_run(s.ciphers)
-    s.count.down += s.pending
-    s.count.wire_writes += 1
-    s.pending = 0
-    kick(&s.outlet)
-
-
 cdef inline void transmit(State* s) noexcept nogil:
     """Runs of equal length leave as one datagram each that the kernel, or the device, cuts."""
     cdef int i = 0, j, total, m = 0, n
     cdef msghdr* h
     cdef cmsghdr* c
     cdef uint16_t size
-    if s.outlet.slots != NULL:
-        flush(s)
-        return
     if s.framing.sealed:
         mppe_run(s.ciphers)
     while i < s.pending:
@@ -133,7 +93,7 @@ cdef inline void transmit(State* s) noexcept nogil:
     s.count.down += s.pending
     i = 0
     while i < m:
-        n = sendmmsg(s.wire, s.sends + i, m - i, 0)
+        n = sendmmsg(s.outlet.fd if s.outlet.framed else s.wire, s.sends + i, m - i, 0)
         s.count.wire_writes += 1
         if n < 0:                   # the first of them was refused: lost, as a packet is
             s.count.dropped += s.sends[i].msg_hdr.msg_iovlen // 2

@@ -26,7 +26,7 @@ class DataPlane:
                  length: bool = False, cpu: int = -1, spin_us: int = 0, ends: Ends | None = None,
                  frames: tuple[socket.socket, bytes] | None = None) -> None:
         """`ids` are ours (tunnel, session), `peer_ids` the concentrator's; peer is None when `wire` is connected. Of PPTP, and of an
-        encrypted session, `ends` of that one; `frames`: a packet socket with a ring, and a link header, to send by."""
+        encrypted session, `ends` of that one; `frames`: a packet socket, and a link header, to send by."""
         self.control, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         self._kept = (wire, inside, frames)
         self._cpu = cpu

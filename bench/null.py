@@ -47,7 +47,7 @@ def main() -> None:
     p = arguments(__doc__)
     p.add_argument("--gre", action="store_true", help="over GRE as PPTP has it, between the same two addresses, and not over UDP")
     p.add_argument("--pppoe", metavar="MAC", type=bytes.fromhex, help="over Ethernet as PPPoE has it, with this station")
-    p.add_argument("--frames", metavar="MAC", type=bytes.fromhex, help="with --gre: send frames to this station, from a ring")
+    p.add_argument("--frames", metavar="MAC", type=bytes.fromhex, help="with --gre: send frames to this station")
     a = p.parse_args()
     if a.pppoe:
         wire = open_session("wire")

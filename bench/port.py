@@ -13,14 +13,11 @@ IFF_TUN, IFF_NO_PI, IFF_VNET_HDR = 0x0001, 0x1000, 0x4000
 CSUM, TSO4, USO4, USO6 = 0x01, 0x02, 0x20, 0x40
 SOL_UDP, UDP_GRO = 17, 104
 SOL_PACKET, PACKET_VNET_HDR, PACKET_QDISC_BYPASS, ETH_P_IP = 263, 15, 20, 0x0800
-PACKET_RX_RING, PACKET_VERSION, PACKET_TX_RING, PACKET_LOSS, PACKET_IGNORE_OUTGOING, TPACKET_V2 = 5, 10, 13, 14, 23, 1
+PACKET_RX_RING, PACKET_VERSION, PACKET_IGNORE_OUTGOING, TPACKET_V2 = 5, 10, 23, 1
 ETH_P_PPP_DISC, ETH_P_PPP_SES = 0x8863, 0x8864
 SIOCGIFHWADDR, SO_ATTACH_FILTER, GRE = 0x8927, 26, 47
 BUFFER = 4 << 20
 FRAME, FRAMES, BLOCK = 2048, 2048, 1 << 18      # of a ring: frames.pxd has the first two
-# What the raw socket of a far end may hold: the slots of a forwarder's ring are free when frames arrive there, but are read later, and
-# fewer must wait than a ring has.
-FAR_BUFFER = 768 << 10
 
 
 def open_tun(name: str) -> int:
@@ -93,15 +90,11 @@ def open_session(interface: str, ring: bool = True) -> socket.socket:
     return s
 
 
-def open_frames(interface: str, ring: bool = True) -> socket.socket:
-    """A packet socket that sends whole frames past the queueing discipline, from a ring (frames.pxd), and receives none."""
+def open_frames(interface: str) -> socket.socket:
+    """A packet socket that sends whole frames past the queueing discipline, and receives none."""
     s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
     s.setsockopt(SOL_PACKET, PACKET_QDISC_BYPASS, 1)
     s.setsockopt(socket.SOL_SOCKET, 32, BUFFER)
-    if ring:
-        s.setsockopt(SOL_PACKET, PACKET_VERSION, TPACKET_V2)
-        s.setsockopt(SOL_PACKET, PACKET_LOSS, 1)
-        s.setsockopt(SOL_PACKET, PACKET_TX_RING, struct.pack("IIII", BLOCK, FRAMES * FRAME // BLOCK, FRAME, FRAMES))
     s.bind((interface, 0))
     return s
 

@@ -35,7 +35,7 @@ class Pppoe(Headrace):
         return {**super().settings(), "pppoe": {"interface": "wire", "padi-limit-per-mac": 1000}}
 
     def _connect(self, settings: LinkSettings) -> FarEnd:
-        self._out = open_frames("wire", ring=False)
+        self._out = open_frames("wire")
         return Host(open_session("wire", ring=False), self._out, settings)
 
     def _carry(self, lac: FarEnd, call: Call) -> DataPlane:
@@ -71,7 +71,7 @@ class PppoeNull(Null):
         with self.lab.host.entered():
             there = station("wire")
         with self.lab.peer.entered():
-            wire, out = open_session("wire", ring=False), open_frames("wire", ring=False)
+            wire, out = open_session("wire", ring=False), open_frames("wire")
         self._wire, self._out = wire, out
         return Far(wire, ("", 0), "pppoe", [Session(0, n + 1, session_address(n)) for n in range(sessions)], "nt0", out=out,
                    link=link(there, HOSTS + bytes(2)))

@@ -11,7 +11,7 @@ from .offload cimport Segment
 cdef enum:
     OUT = 512               # segments that one send round holds
     ENOUGH = OUT - 128      # ... and where reading stops: one more super-packet of the usual kind still fits
-    SLOT = 192              # framing, then IPv4 and TCP headers of at most 60 octets each
+    SLOT = 192              # a link header, framing, then IPv4 and TCP headers of at most 60 octets each
     READ = 128 * 1024       # read from the TUN before sending: two super-packets, so that the wire does not wait
     BUFFERS = 64            # of a receive, at most, where datagrams come merged
     RECEIVED = 768          # datagrams of a receive: where they come merged, fewer buffers are enough
@@ -43,8 +43,8 @@ cdef struct State:
     int pending
     mmsghdr sends[512]
     uint8_t segment[512][32]
-    Outlet outlet           # its ring is the way out, when it has one
-    Inlet inlet             # and the way in
+    Outlet outlet           # of frames
+    Inlet inlet             # its ring is the way in, when it has one
     iovec into[256]
     mmsghdr receives[256]
     uint8_t notes[64][64]

@@ -1,6 +1,6 @@
 """The null tunnel: TUN <-> wire with the fastest I/O known, a header, and nothing else.
 
-    down    TUN read (vnet_hdr) -> cut -> frame -> UDP: sendmmsg with UDP_SEGMENT; GRE: sendmmsg, or a ring; PPPoE: sendmmsg  (down.pxd)
+    down    TUN read (vnet_hdr) -> cut -> frame -> sendmmsg, of UDP with UDP_SEGMENT, of GRE by a raw or a packet socket      (down.pxd)
     up      recvmmsg, of UDP with UDP_GRO; PPPoE: a ring -> frame off -> coalesce what was verified -> TUN writev            (up.pxd)
 
 It is what headrace is measured against (design.md 8), so nothing is in it that a tunnel could do without:
@@ -20,8 +20,9 @@ from ..fastpath.sys cimport (
 )
 from .down cimport down
 from .ends cimport End, Ends
-from .frames cimport ETHERNET, FRAME, FRAMES, LINK, put_head
+from .frames cimport ETHERNET, FRAME, FRAMES, IPV4, LINK
 from .framing cimport FRAMING_GRE, frame_gre, frame_l2tp, frame_null, frame_pppoe
+from .offload cimport sum_header
 from .payload cimport clock
 from .state cimport ARENA, BUFFER, BUFFERS, OUT, PACKET, PACKETS, SLOT, State
 from .up cimport up
@@ -143,8 +144,6 @@ cdef class Tunnel:
                     raise OSError(f"descriptor {i} cannot be waited for")
 
     def __dealloc__(self):
-        if self.s.outlet.slots:
-            munmap(self.s.outlet.slots, <size_t>FRAMES * FRAME)
         if self.s.inlet.slots:
             munmap(self.s.inlet.slots, <size_t>FRAMES * FRAME)
         if self.s.ciphers:
@@ -201,15 +200,14 @@ cdef class Tunnel:
         self.s.inlet.slots = ring(self.s.wire)
 
     def frames(self, int fd, bytes link):
-        """Leave as frames by a packet socket with a ring (port.open_frames), behind this link header."""
+        """Leave as frames by a packet socket (port.open_frames), behind this link header: Ethernet's, and IPv4's without lengths."""
         cdef int i
-        if len(link) > LINK:
-            raise ValueError(f"a link header has {LINK} octets at most")
-        self.s.outlet.slots = ring(fd)
-        self.s.outlet.fd, self.s.outlet.link = fd, len(link)
-        for i in range(len(link)):
+        if len(link) != LINK:
+            raise ValueError(f"a link header has {LINK} octets")
+        self.s.outlet.framed, self.s.outlet.fd = True, fd
+        for i in range(LINK):
             self.s.outlet.head[i] = link[i]
-        put_head(&self.s.outlet, &self.s.framing)
+        self.s.outlet.sum = sum_header(0, self.s.outlet.head + ETHERNET, IPV4)
 
     def run(self):
         """Forward, without the GIL, until `wake`; the octets that woke it."""

@@ -18,8 +18,8 @@ log = logging.getLogger("headrace.bypass")
 NFT_MSG_GETCHAIN, NFNL_SUBSYS_NFTABLES, NFNLGRP_NFTABLES = 4, 10, 7
 NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_HOOK, NFTA_CHAIN_POLICY, NFTA_CHAIN_USE, NFTA_CHAIN_TYPE = 1, 3, 4, 5, 6, 7
 NFTA_HOOK_HOOKNUM = 1
-NFPROTO_INET, NFPROTO_IPV4, NFPROTO_NETDEV = 1, 2, 5
-OUTPUT, POSTROUTING, EGRESS, ACCEPT = 3, 4, 1, 1
+NFPROTO_INET, NFPROTO_IPV4 = 1, 2
+OUTPUT, POSTROUTING, ACCEPT = 3, 4, 1
 XFRM_MSG_GETPOLICY, XFRMNLGRP_POLICY, XFRM_POLICY_OUT = 0x15, 4, 1
 XFRM_DIRECTION = 160            # where in struct xfrm_userpolicy_info the direction stands
 IPTABLES = Path("/proc/net/ip_tables_names")
@@ -47,7 +47,7 @@ def nftables() -> list[str]:
     for body in asked(NETFILTER, NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN, struct.pack("=BBH", 0, 0, 0)):
         chain = attributes(body[4:])
         family, hook = body[0], number(attributes(chain.get(NFTA_CHAIN_HOOK, b"")).get(NFTA_HOOK_HOOKNUM))
-        out = hook in (OUTPUT, POSTROUTING) if family in (NFPROTO_INET, NFPROTO_IPV4) else (family, hook) == (NFPROTO_NETDEV, EGRESS)
+        out = family in (NFPROTO_INET, NFPROTO_IPV4) and hook in (OUTPUT, POSTROUTING)     # an interface's egress has frames too
         busy = number(chain.get(NFTA_CHAIN_USE)) or number(chain.get(NFTA_CHAIN_POLICY, b"\1")) != ACCEPT
         if NFTA_CHAIN_HOOK in chain and out and busy and name(chain.get(NFTA_CHAIN_TYPE, b"")) != "nat":
             found.append(f"nftables' chain {name(chain[NFTA_CHAIN_NAME])} of table {name(chain[NFTA_CHAIN_TABLE])}")

@@ -87,7 +87,7 @@ mrru = "disabled"
 keepalive-timeout = "30s"
 max-sessions = 0
 dscp = "inherit"
-gre-transmit = "auto"           # auto | ring | raw: data past the kernel's output, where it has no say
+gre-transmit = "auto"           # auto | packet | raw: data past the kernel's output, where it has no say
 
 # [[server.pppoe]]              # one for each service
 # enabled = true

@@ -181,7 +181,7 @@ def open_gre(address: str, workers: int) -> list[socket.socket]:
 
 
 def open_frames() -> socket.socket:
-    """A packet socket for a worker's frames; it receives nothing. CAP_NET_RAW."""
+    """A packet socket for a worker's frames; it receives nothing, and the queueing discipline has what it sends. CAP_NET_RAW."""
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, 0)
     enlarge(sock, BUFFER)
     return sock

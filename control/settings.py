@@ -56,6 +56,7 @@ from .values import (
     absolute,
     distinct,
     horizon,
+    no_ring,
     one_or_more,
     priority,
     two_of_each,
@@ -206,7 +207,7 @@ class Pptp(Serving):
     """[server.pptp]: PPTP on TCP and GRE (RFC 2637)."""
     listen: Annotated[tuple[Listener4, ...], Field(min_length=1), AfterValidator(distinct)] = ("0.0.0.0:1723",)
     dscp: Dscp = "inherit"
-    gre_transmit: Literal["auto", "ring", "raw"] = "auto"
+    gre_transmit: Annotated[Literal["auto", "packet", "raw"], BeforeValidator(no_ring)] = "auto"
 
 
 class Pppoe(Serving):

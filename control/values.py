@@ -144,6 +144,12 @@ def one_or_more(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def no_ring(value: Any) -> Any:
+    if value == "ring":
+        raise ValueError('frames leave by a packet socket, and not by a ring any more: write "packet" for what that did, or "auto"')
+    return value
+
+
 def absolute(path: Path) -> Path:
     if not path.is_absolute():
         raise ValueError('must be an absolute path such as "/run/headrace"')

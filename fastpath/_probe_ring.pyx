@@ -1,33 +1,5 @@
 """Packet rings for tests: frames as octets."""
-from libc.string cimport memcpy
-
-from .packetring cimport (FRAMES, LONGEST, Frame, RxRing, TxRing, close_rx, close_tx, open_rx, open_tx, rx_next, rx_release, tx_mark, tx_send,
-                          tx_slot)
-
-SLOTS, LONGEST_FRAME = FRAMES, LONGEST
-
-
-cdef class Tx:
-    cdef TxRing ring
-
-    def __init__(self, int fd):
-        open_tx(&self.ring, fd)
-
-    def __dealloc__(self):
-        close_tx(&self.ring)
-
-    def put(self, bytes frame):
-        """False: no slot is free."""
-        cdef void* at = tx_slot(&self.ring)
-        assert len(frame) <= LONGEST
-        if at == NULL:
-            return False
-        memcpy(at, <const char*>frame, len(frame))
-        tx_mark(&self.ring, <unsigned int>len(frame))
-        return True
-
-    def send(self, int interface, int protocol):
-        return tx_send(&self.ring, interface, <unsigned short>protocol)
+from .packetring cimport Frame, RxRing, close_rx, open_rx, rx_next, rx_release
 
 
 cdef class Rx:

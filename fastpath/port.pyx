@@ -2,7 +2,8 @@
 
 receive   recvmmsg into 64 KiB buffers; with UDP_GRO each holds up to BURST equal datagrams, a raw socket gives the IPv4 header too;
           a packet socket's frames lie in a ring
-transmit  datagrams with the same path, TOS and size leave in one message with UDP_SEGMENT; GRE has nothing of the kind
+transmit  datagrams with the same path, TOS and size leave in one message with UDP_SEGMENT; GRE has nothing of the kind, but may
+          leave as frames of our own
 
 A segment that is larger than the path's MTU gives EMSGSIZE, a route with an IPsec policy EIO: such a group is
 sent again datagram by datagram, and its sessions stay without UDP_SEGMENT for a minute.
@@ -13,7 +14,7 @@ from libc.string cimport memcpy, memset
 
 from .bytes cimport load16, load32, store16, store32
 from .encrypt cimport run_ciphers
-from .nexthop cimport has_hop, transmit_framed
+from .nexthop cimport find_hop, frame_message
 from .packetring cimport Frame, rx_next, rx_release
 from .stage cimport STAGE_TRANSMIT, Stage, enter, in_kernel, out_of_kernel
 from .sys cimport (AF_INET, AF_INET6, CMSG_DATA, CMSG_FIRSTHDR, CMSG_LEN, CMSG_NXTHDR, CMSG_SPACE, EAGAIN, EINTR, EINVAL, EIO, EMSGSIZE,
@@ -317,21 +318,29 @@ cdef void send_singly(Worker* w, Out* out, const Segment* s, int n) noexcept nog
             done += lost
 
 
-cdef int fill(Worker* w, Out* out, int first, int* starts) noexcept nogil:
-    """Build messages from segment `first` on while they go through one socket; starts[i] is message i's first segment.
+cdef int fill(Worker* w, Out* out, int first, int* starts, int* fd) noexcept nogil:
+    """Build messages from segment `first` on while they go through one socket, fd[0]; starts[i] is message i's first segment.
     Return the number of messages; starts[that] is where to go on."""
-    cdef int i = first, k, messages = 0
+    cdef int i = first, k, by, messages = 0
     cdef Segment* s
     cdef uint8_t port = out.segments[first].path.port
-    cdef bint framed = w.bypass and w.listener[port].kind == PORT_GRE
+    cdef bint bypass = w.bypass and w.listener[port].kind == PORT_GRE
+    w.hop_index = 0                   # once a round it is looked at again
     while i < out.count and out.segments[i].path.port == port:
         s = &out.segments[i]
-        if framed and i > first and has_hop(s):
+        by = w.frames if bypass and find_hop(w, s) else w.listener[port].fd
+        if i == first:
+            fd[0] = by
+        elif fd[0] != by:
             break
-        k = group(w, s, out.count - i)
-        address_message(w, out, messages, s, <uint16_t>s.size if k > 1 else 0)
-        out.messages[messages].msg_hdr.msg_iov = &out.iov[s.iov]
-        out.messages[messages].msg_hdr.msg_iovlen = <size_t>(s[k - 1].iov + s[k - 1].pieces - s.iov)
+        k = 1
+        if by == w.frames:
+            frame_message(w, out, messages, s)
+        else:
+            k = group(w, s, out.count - i)
+            address_message(w, out, messages, s, <uint16_t>s.size if k > 1 else 0)
+            out.messages[messages].msg_hdr.msg_iov = &out.iov[s.iov]
+            out.messages[messages].msg_hdr.msg_iovlen = <size_t>(s[k - 1].iov + s[k - 1].pieces - s.iov)
         starts[messages] = i
         messages += 1
         i += k
@@ -343,26 +352,23 @@ cdef void transmit(Worker* w) noexcept nogil:
     """Send what is queued. Budget: with 44 datagrams a message 6 ns a datagram, besides the kernel's part."""
     cdef Out* out = w.out
     cdef int starts[SEGMENTS + 1]
-    cdef int first = 0, messages, done, sent, n, i
+    cdef int first = 0, messages, done, sent, n, i, fd = -1
     cdef uint64_t since
     cdef Stage before = <Stage>w.stage                           # often in the middle of another one
     if w.cipher_used:
         run_ciphers(w)
     enter(w, STAGE_TRANSMIT, out.count)
     while first < out.count:
-        if w.bypass and w.listener[out.segments[first].path.port].kind == PORT_GRE:
-            n = transmit_framed(w, out, first)
-            if n > first:
-                first = n
-                continue
-        messages = fill(w, out, first, starts)
+        messages = fill(w, out, first, starts, &fd)
         done = 0
         while done < messages:
             since = in_kernel(w)
-            sent = sendmmsg(w.listener[out.segments[first].path.port].fd, out.messages + done, messages - done, 0)
+            sent = sendmmsg(fd, out.messages + done, messages - done, 0)
             out_of_kernel(w, since)
             w.record.sends += 1
             if sent > 0:
+                if fd == w.frames:
+                    w.record.frames += sent
                 for i in range(done, done + sent):
                     counted(w, &out.segments[starts[i]], starts[i + 1] - starts[i], True)
                     if starts[i + 1] - starts[i] > 1:

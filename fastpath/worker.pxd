@@ -8,7 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from .flows cimport Flows
 from .mppe cimport Ciphers
 from .packet cimport VERDICTS, Packet
-from .packetring cimport RxRing, TxRing
+from .packetring cimport RxRing
 from .sys cimport iovec, mmsghdr, virtio_net_hdr
 from .table cimport TEMPLATE, NextHop, Path, Session, Table, WorkerRecord
 
@@ -30,6 +30,7 @@ cdef enum:
     ARENA = 262144            # octets: a super-packet of 64 KiB always fits behind three others
     SEGMENTS = 1024           # datagrams of one flush
     SCRATCH = 192             # octets a header block: encapsulation, IP, TCP with options
+    LINK = 34                 # octets for Ethernet's and IPv4's header in front of it, where they are ours
     CIPHER_ROOM = 524288      # octets of encrypted datagrams of one flush
     PUNTS = 128               # frames of one flush to control, or of one read from it
     ALTERNATE = 65536         # octets of a worker's stack for fatal signals
@@ -90,6 +91,8 @@ cdef struct Out:
     mmsghdr messages[SEGMENTS]
     uint8_t control[SEGMENTS][96]
     uint8_t names[SEGMENTS][32]
+    uint8_t links[SEGMENTS][LINK]
+    iovec framed[SEGMENTS][3] # pieces of a frame of our own: its link header, and those of the datagram
 
 cpdef enum PortKind:
     PORT_UDP = 0              # L2TP over UDP
@@ -167,9 +170,7 @@ cdef struct Worker:
     uint32_t owing            # first slot of those that owe an acknowledgment, 0: none
     uint32_t due[BATCH]       # slots of those whose acknowledgment leaves at the end of this batch
     int dues
-    TxRing tx                 # frames of our own; slots is NULL where there is none
-    int tx_interface          # of what is in it
-    uint32_t tx_moved         # tick at which the kernel last took something of it
+    int frames                # a packet socket for frames of our own; -1: there is none
     uint8_t bypass            # it may be used in this tick
     uint16_t ip_id            # of the next one
     uint32_t hop_index        # of the NextHop in `hop`, 0: none

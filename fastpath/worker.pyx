@@ -12,9 +12,8 @@ from .discovery cimport Discovery, answer_waiting, prepare_discovery
 from .down cimport down, down_handed
 from .flows cimport FLOWS_PACKETS
 from .mppe cimport free_ciphers, new_ciphers, refill
-from .nexthop cimport flush_frames
 from .packet cimport DROP_NO_SESSION, DROP_NOT_OPEN, PASS, VERDICTS, Packet
-from .packetring cimport close_rx, close_tx, open_rx, open_tx, rx_error
+from .packetring cimport close_rx, open_rx, rx_error
 from .port cimport count, prepare, transmit
 from .punt cimport control_lives, prepare_punts, punt_in, punt_out
 from .ring cimport RING, WAY_DOWN, WAY_JOIN, WAY_UP, WAYS, Handed, Ring, ring_drop, ring_peek
@@ -66,7 +65,7 @@ cdef void tell_time(Worker* w) noexcept nogil:
         be_careful(w)
         w.greet_tokens = min(w.greet_tokens + GREETS_A_TICK, <uint32_t>GREETS)
         store_release64(&w.record.heartbeat, w.now_ns)
-        w.bypass = w.tx.slots != NULL and load_acquire8(&w.table.header.bypass) and control_lives(w)
+        w.bypass = w.frames >= 0 and load_acquire8(&w.table.header.bypass) and control_lives(w)
         w.record.busy_ns = clock_ns(CLOCK_THREAD_CPUTIME_ID)
 
 
@@ -76,8 +75,6 @@ cdef void settle(Worker* w) noexcept nogil:
     cdef uint64_t one = 1
     if w.out.count:
         transmit(w)
-    if w.tx.marked:
-        flush_frames(w)
     punt_out(w)
     for i in range(<int>VERDICTS):
         if w.verdicts[i]:
@@ -267,8 +264,6 @@ cdef void run(Worker* w) noexcept nogil:
                 timeout = min(100 - <int>(w.now_ns % <uint64_t>TICK_NS // 1000000), next_answer(w))
                 if w.ordered.oldest or w.joining.oldest:
                     timeout = min(timeout, until_due(w))
-                if w.tx.marked:           # the device was full
-                    timeout = 1
                 n = wait(w, events, timeout)
                 tell_time(w)
             hot |= ready(w, events, n)
@@ -415,7 +410,6 @@ cdef class Forwarder:
             give_back(self.workers[i].buffers, <size_t>BUFFERS * BUFFER)
             give_back(self.workers[i].arenas, <size_t>ARENAS * ARENA)
             munmap(self.workers[i].cells, <size_t>CELLS * CELL)
-            close_tx(&self.workers[i].tx)
             for k in range(LISTENERS):
                 close_rx(&self.workers[i].listener[k].ring)
             munmap(self.workers[i].waits, WAITS * sizeof(Wait))
@@ -500,8 +494,7 @@ cdef open_ports(Worker* w, dict ports, bint gso):
         w.listener[w.listeners].fd = fd
         watch(w, fd, w.listeners)
         w.listeners += 1
-    if "frames" in ports:
-        open_tx(&w.tx, ports["frames"])
+    w.frames = ports.get("frames", -1)
     watch(w, w.tun, READY_TUN)
     watch(w, w.punt, READY_PUNT)
     watch(w, w.wake, READY_WAKE)

@@ -187,7 +187,7 @@ def test_wrong_password_and_a_full_house(here, pns):
     assert "Gate-6-opens" not in concentrator.log
 
 
-@pytest.mark.parametrize(("how", "frames"), [("auto", True), ("ring", True), ("raw", False)])
+@pytest.mark.parametrize(("how", "frames"), [("auto", True), ("packet", True), ("raw", False)])
 def test_how_data_leaves(here, pns, how, frames):
     """Every way: where the next hop is known it is frames, and an nftables rule on what leaves makes `auto` change its mind."""
     concentrator = here(pptp={"gre-transmit": how})
@@ -216,7 +216,7 @@ def test_how_data_leaves(here, pns, how, frames):
     before = count()
     for n in range(40, 60):
         reaches(joe, n)
-    assert (count() > before) == (how == "ring")
+    assert (count() > before) == (how == "packet")
 
 
 def test_disconnect(here, pns):

@@ -165,8 +165,8 @@ def test_what_rules_and_policies_would_miss():
             nft.rule("add", table="n", chain="c", expressions=[verdict(code=1)])
         assert after(translation), "NAT is for connections"
         decision.close()
-        ring = bypass.Bypass("ring", found.append)
-        assert found[-1] and ring.sockets() == []
+        packet = bypass.Bypass("packet", found.append)
+        assert found[-1] and packet.sockets() == []
 
 
 @pytest.mark.root
