@@ -128,6 +128,9 @@ MISTAKES = [
     ("[server.pptp]\nlisten = ['[::]:1723']", 17, 'server.pptp.listen[0] is "[::]:1723", but must be an IPv4 address and a port such as '
      '"0.0.0.0:1723"; PPTP knows no other'),
     ("[server.pptp]\nlisten = ['0.0.0.0', '0.0.0.0:1723']", 17, "server.pptp.listen names 0.0.0.0:1723 twice, and once would be right"),
+    ("[server.pptp]\ngre-transmit = 'ring'", 17, 'server.pptp.gre-transmit is "ring", but frames leave by a packet socket, and not by a '
+     'ring any more: write "packet" for what that did, or "auto"'),
+    ("[server.pptp]\ngre-transmit = 'fast'", 17, 'server.pptp.gre-transmit is "fast", but must be "auto", "packet" or "raw"'),
     ("[server.pptp]\ntunnel-secret = 's'", 17, "server.pptp.tunnel-secret is an unknown key; known here are enabled, "),
     ("[server.pptp]\nenabled = true\ndefault-profile = 'gold'", 18,
      'server.pptp.default-profile is "gold", which does not exist; the profiles are default-encryption'),
