@@ -2,6 +2,7 @@
 import os
 import pwd
 import shutil
+import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -37,11 +38,18 @@ def fails(place, *argv, before=()):
     return said[0]
 
 
-def test_port_in_use(place, configured):
-    file = configured(listen=["0.0.0.0:1701"])
-    with place.udp(place.netns, "10.9.0.1", 1701):
+@pytest.mark.parametrize("kind, port, server", [("UDP", 1701, "l2tp"), ("TCP", 1723, "pptp")])
+def test_port_in_use(place, configured, kind, port, server):
+    file = configured(listen=["0.0.0.0:1701"], pptp={"listen": ["0.0.0.0:1723"]})
+    with place.entered(place.netns):
+        sock = socket.socket(type=socket.SOCK_DGRAM if kind == "UDP" else socket.SOCK_STREAM)
+    with sock:
+        sock.bind(("10.9.0.1", port))
+        if kind == "TCP":
+            sock.listen()
         said = fails(place, "serve", "-c", str(file))
-    assert "0.0.0.0:1701" in said and "another program has that UDP port" in said
+    assert said == (f"headrace: cannot listen on 0.0.0.0:{port}: another program has that {kind} port; end it, or change "
+                    f"server.{server}.listen")
 
 
 def test_no_tun(place, configured):

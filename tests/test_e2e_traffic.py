@@ -1,12 +1,13 @@
 """User data of our own LAC through the whole concentrator: many sessions, two workers, and what must not pass."""
+import socket
 import struct
 from dataclasses import replace
 
 import pytest
 from ours.lac import SOL_UDP, UDP_SEGMENT, ip4
-from ours.packets import answered, drained, number, numbered, ping
+from ours.packets import answered, checksum, drained, number, numbered, ping
 from ours.peer import LINK
-from ours.place import FAR, LAN
+from ours.place import CONCENTRATOR, CONCENTRATOR6, FAR, LAN
 from ours.stream import Stream
 from peers.concentrator import LOCAL
 from peers.lab import PASSWORD, until
@@ -100,6 +101,51 @@ def test_tcp_both_ways_at_once_with_two_workers(place, here, lac):
     stats = concentrator.get("stats")
     assert sum(worker["ring-in"] for worker in stats["workers"]) > 0
     assert sum(worker["super-out"] for worker in stats["workers"]) > 0, "nothing was merged"
+
+
+@pytest.mark.parametrize("to, dscp, level, asks, says", [
+    (CONCENTRATOR, 10, socket.IPPROTO_IP, 13, socket.IP_TOS),
+    (CONCENTRATOR6, "inherit", socket.IPPROTO_IPV6, socket.IPV6_RECVTCLASS, socket.IPV6_TCLASS)])
+def test_marks_and_bursts_of_either_outer_family(place, here, lac, to, dscp, level, asks, says):
+    """A burst leaves in one piece with the inner packets' DSCP, or with what is configured, and with their ECN; a mark that the wire
+    sets arrives inside (RFC 6040)."""
+    concentrator, client = here(dscp=dscp), lac(to)
+    joe, af, ect, ce = client.call("joe"), 0x88, 0x02, 0x03
+    client.wire.setsockopt(level, asks, 1)
+    with place.udp(place.lan, LAN, 2000) as lan:
+        lan.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, af | ect)
+        lan.setsockopt(socket.IPPROTO_IP, 13, 1)        # IP_RECVTOS
+        before = concentrator.get("stats")["workers"][0]
+        lan.sendmsg([bytes(range(200)) * 10], [(SOL_UDP, UDP_SEGMENT, struct.pack("H", 200))], 0, (joe.address, 3000))
+        found = []
+
+        def burst():
+            while client.wait(0):
+                data, ancillary, _, _ = client.wire.recvmsg(2048, 256)
+                found.append((data[-200:], *(int.from_bytes(value, "little") for *kind, value in ancillary if kind == [level, says])))
+            return len(found) >= 10
+        until("ten datagrams", burst)
+        assert found == [(bytes(range(200)), (af if dscp == "inherit" else 10 << 2) | ect)] * 10
+        after = until("it is counted", lambda: next((w for w in concentrator.get("stats")["workers"]
+                                                     if w["gso-sends"] > before["gso-sends"]), None))
+        assert after["gso-failures"] == before["gso-failures"]
+
+        client.wire.setsockopt(level, says, ce)
+        inner = bytearray(numbered(joe.address, LAN, 1, 1))
+        for tos in (af | ect, af):        # the second does not speak ECN: it is dropped
+            whole = bytes([inner[0], tos]) + inner[2:10] + b"\0\0" + inner[12:]
+            joe.ip(whole[:10] + checksum(whole[:20]).to_bytes(2) + whole[12:])
+        data, ancillary = until("the marked packet", lambda: received(lan))
+        assert data[:8] == struct.pack("!LL", 1, 1) and ancillary[0][2][0] == af | ce
+        until("the other", lambda: concentrator.get("stats")["verdicts"]["drop-ecn"] == 1)
+        assert received(lan) is None
+
+
+def received(sock):
+    try:
+        return sock.recvmsg(2048, 256)[:2]
+    except BlockingIOError:
+        return None
 
 
 def test_nobody_sends_in_another_ones_name(place, here, lac):
