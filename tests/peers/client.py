@@ -101,6 +101,10 @@ E
         result = self.run(f"ping -q -c {count} -i 0.1 -W 3 {address}")
         assert result.rc == 0 and " 0% packet loss" in result.out, f"{self.user} to {address}:\n{result.out}"
 
+    def every_size(self, address: str, largest: int, first: int = 29) -> list[int]:
+        """Sizes of IP packets from `first` to `largest` octets, unfragmented, of which no echo came back unharmed."""
+        return [int(size) for size in self.run(f"python3 /host{HERE}/echoes.py {address} {first} {largest}", 120).check().split()]
+
     def kill(self) -> None:
         """SIGKILL whatever runs here: no goodbye."""
         self.lab.guest.run(f"kill -9 $(ip netns pids {self.name})").check()
