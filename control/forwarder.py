@@ -11,8 +11,9 @@ import threading
 from typing import Any
 
 from ..fastpath import crash
+from ..fastpath.forwarder import Forwarder
 from ..fastpath.table import Tables
-from ..fastpath.worker import Forwarder, PortKind
+from ..fastpath.worker import PortKind
 from . import config as configuration
 from . import listener, log, mac, tap, tun
 from .address import mapped

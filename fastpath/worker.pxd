@@ -94,6 +94,13 @@ cdef struct Out:
     uint8_t links[SEGMENTS][LINK]
     iovec framed[SEGMENTS][3] # pieces of a frame of our own: its link header, and those of the datagram
 
+cdef enum:
+    READY_TUN = 62            # of what epoll reports: a listener's index, or one of these
+    READY_PUNT = 61
+    READY_WAKE = 60
+    READY_TAP = 59            # a bit alone: taps_ready has something
+    TAP = 64                  # and a TAP's number
+
 cpdef enum PortKind:
     PORT_UDP = 0              # L2TP over UDP
     PORT_GRE = 1              # PPTP over a raw socket of protocol 47
@@ -240,3 +247,6 @@ cdef struct Worker:
     uint8_t* orders           # PUNTS * FRAME: what control sent
     iovec order_iov[PUNTS]
     mmsghdr order_messages[PUNTS]
+
+
+cdef void work(Worker* w) noexcept nogil

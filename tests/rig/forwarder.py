@@ -9,7 +9,7 @@ import struct
 import threading
 
 from headrace.control import listener
-from headrace.fastpath import punt, table, worker
+from headrace.fastpath import forwarder, punt, table
 from headrace.fastpath.packet import Kind, Verdict
 from headrace.fastpath.table import State
 from headrace.fastpath.worker import PortKind
@@ -129,7 +129,7 @@ class Bench:
         enlarge(self.peer)
         self.peer.bind(("127.0.0.1", 0))
         self.peer.settimeout(5)
-        self.forwarder = worker.Forwarder(self.tables, ports, spin_ns=spin_ns, gso=gso, merge=merge, window_ns=window_ns,
+        self.forwarder = forwarder.Forwarder(self.tables, ports, spin_ns=spin_ns, gso=gso, merge=merge, window_ns=window_ns,
                                           join_ns=join_ns)
         self.threads = [threading.Thread(target=self.forwarder.run, args=(i,), daemon=True) for i in range(workers)]
         for i, t in enumerate(self.threads):
