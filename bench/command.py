@@ -238,7 +238,7 @@ def setup(sessions: Sessions = 10000,
         strangers([{"foreign_share": row["foreign"]} for row in rows])
         for row in rows:
             if row["failed"]:
-                reason = row["samples"][0]["reason"] or "nothing was heard"
+                reason = next(run["reason"] for run in row["samples"] if run["failed"]) or "nothing was heard"
                 print(f"{row['subject']}: {row['failed']} did not come up, the first because: {reason}", file=sys.stderr)
         keep(json, rows, plot)
 

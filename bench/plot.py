@@ -24,20 +24,20 @@ def draw(rows: list[Row]) -> str:
     return page(panels)
 
 
-def distinct(rows: list[Row], *keys: str) -> list[tuple[Any, ...]]:
-    """The values of these keys, in the order in which they come."""
-    return list(dict.fromkeys(tuple(row[key] for key in keys) for row in rows))
-
-
 def group(row: Row) -> str:
     flows = "one flow" if row["flows"] == 1 else f"{row['flows']} flows"
     return f"{row['traffic']} {row['size']}\n{flows}" + (f"\n{row['sessions']} sessions" if row["sessions"] > 1 else "")
 
 
+def spoken(row: Row) -> str:
+    """The protocol, and how it is encrypted: what has a panel of its own."""
+    return row["protocol"] + (f" MPPE-{row['mppe']}" if row.get("mppe") else "")
+
+
 def by_kind(rows: list[Row]) -> list[Panel]:
     panels = []
-    for protocol, wire, direction, workers in distinct(rows, "protocol", "wire", "direction", "workers"):
-        here = [r for r in rows if (r["protocol"], r["wire"], r["direction"], r["workers"]) == (protocol, wire, direction, workers)]
+    for protocol, wire, direction, workers in dict.fromkeys((spoken(r), r["wire"], r["direction"], r["workers"]) for r in rows):
+        here = [r for r in rows if (spoken(r), r["wire"], r["direction"], r["workers"]) == (protocol, wire, direction, workers)]
         title = f"{protocol} {direction}, {wire} wire" + (f", {workers} workers" if workers > 1 else "")
         panels.append(bars(f"cost, {title}", "ns a packet", *grouped(here, "cost_ns", "null_cost_ns")))
         panels.append(bars(f"rate, {title}", "Gbit/s", *grouped(here, "gbit_s", "null_gbit_s")))
@@ -58,11 +58,11 @@ def by_sessions(rows: list[Row]) -> list[Panel]:
     """A line for each number of flows: what a comparison must have the same on both sides."""
     panels = []
     rows = [row for row in rows if row["traffic"] == "udp" and row["subject"] == "headrace" and row["workers"] == 1]
-    for protocol, wire, direction, size in distinct(rows, "protocol", "wire", "direction", "size"):
-        here = [r for r in rows if (r["protocol"], r["wire"], r["direction"], r["size"]) == (protocol, wire, direction, size)]
-        if len(distinct(here, "sessions")) > 1:
+    for protocol, wire, direction, size in dict.fromkeys((spoken(r), r["wire"], r["direction"], r["size"]) for r in rows):
+        here = [r for r in rows if (spoken(r), r["wire"], r["direction"], r["size"]) == (protocol, wire, direction, size)]
+        if len({row["sessions"] for row in here}) > 1:
             series: dict[str, list[tuple[float, float]]] = {}
-            for (flows,) in distinct(here, "flows"):
+            for flows in dict.fromkeys(row["flows"] for row in here):
                 series[f"{flows} flows"] = sorted((row["sessions"], row["cost_ns"]) for row in here if row["flows"] == flows)
             panels.append(lines(f"{protocol} {size} {direction}, {wire} wire", "ns a packet", "sessions", series, logarithmic=True))
     return panels

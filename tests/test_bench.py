@@ -233,6 +233,12 @@ def test_throughput_sessions_and_set_up_are_drawn() -> None:
     assert len(list(page.iter(f"{SVG}polyline"))) == 3
 
 
+def test_what_is_encrypted_is_drawn_apart() -> None:
+    rows = [row(210), {**row(2500), "mppe": 128}]
+    texts = [t.text or "" for t in parsed(plot.draw(rows)).iter(f"{SVG}text")]
+    assert {"cost, l2tp up, offload wire", "cost, l2tp MPPE-128 up, offload wire"} <= set(texts)
+
+
 def test_nothing_to_draw_is_one_sentence() -> None:
     with pytest.raises(LabError, match="nothing to draw"):
         plot.draw([{"benchmark": "kernels", "kernel": "up"}])
