@@ -5,6 +5,7 @@ their own (`place`, `lac`, `here`).
 """
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from ours.place import Place
 from ours.pns import Pns
 from peers.client import Client, Pppoe, Pptp
 from peers.concentrator import Concentrator
-from peers.lab import Lab
+from peers.lab import LAN6, Lab
 
 # Files whose tests stay together: they pin threads to cores and look at what these did, or share what is made once.
 TOGETHER = {"test_lab.py": "cores", "test_generator.py": "cores", "test_profile.py": "cores", "test_annotate.py": "annotate",
@@ -104,6 +105,15 @@ def place() -> Iterator[Place]:
     place = Place()
     yield place
     place.close()
+
+
+@pytest.fixture
+def lan(place: Place) -> Iterator[socket.socket]:
+    """A UDP socket in the network behind the concentrator, which has IPv6."""
+    place.ip(place.netns, "addr add fd66::1/64 dev lan nodad")
+    place.ip(place.lan, f"addr add {LAN6}/64 dev lan nodad\nroute add default via fd66::1")
+    with place.udp(place.lan, LAN6, 2000) as sock:
+        yield sock
 
 
 @pytest.fixture

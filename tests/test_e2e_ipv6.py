@@ -14,11 +14,11 @@ from ours.lac import SOL_UDP, UDP_SEGMENT
 from ours.packets import NUMBER, drained
 from ours.peer import LINK
 from peers.concentrator import configuration
-from peers.lab import until
+from peers.lab import LAN6, until
 
 pytestmark = pytest.mark.root
 
-LAN6, OWN = "fd66::2", "2001:db8:67::1"
+OWN = "2001:db8:67::1"
 PROFILE = {**configuration("")["profiles"]["default"], "local-ipv6-address": OWN, "remote-ipv6-prefix-pool": "links"}
 SECRETS = {f"user{n}": {"password": "Gate-5-opens"} for n in range(40)}
 TABLES = {"profiles": {"default": PROFILE}, "ipv6-pool": {"links": {"prefix": "2001:db8:67::/48"}}, "secrets": SECRETS}
@@ -28,15 +28,6 @@ BURST, SIZE = 16, 400                   # datagrams of one burst, and octets of 
 
 def packed(text):
     return ipaddress.IPv6Address(text).packed
-
-
-@pytest.fixture
-def lan(place):
-    """A UDP socket in the network behind the concentrator."""
-    place.ip(place.netns, "addr add fd66::1/64 dev lan nodad")
-    place.ip(place.lan, f"addr add {LAN6}/64 dev lan nodad\nroute add default via fd66::1")
-    with place.udp(place.lan, LAN6, 2000) as sock:
-        yield sock
 
 
 def packets(caller):

@@ -17,7 +17,7 @@ from ours.host import DISCOVERY, SESSION, frame, station
 from ours.packets import answered, drained, ping
 from ours.place import LAN
 from peers.concentrator import LOCAL, toml
-from test_e2e_ipv6 import DUAL, LAN6, TABLES, datagram, packets, prefix
+from test_e2e_ipv6 import DUAL, TABLES, datagram, packets, prefix
 
 pytestmark = pytest.mark.root
 
@@ -54,15 +54,6 @@ def test_every_tagging(here, hosts):
     far.hang_up(callers["one tag"])
     far.until("ann is gone", lambda: concentrator.session("ann") is None)
     reaches(callers["untagged"], LAN, 3)
-
-
-@pytest.fixture
-def lan(place):
-    """A UDP socket in the network behind the concentrator, which has IPv6."""
-    place.ip(place.netns, "addr add fd66::1/64 dev lan nodad")
-    place.ip(place.lan, f"addr add {LAN6}/64 dev lan nodad\nroute add default via fd66::1")
-    with place.udp(place.lan, LAN6, 2000) as sock:
-        yield sock
 
 
 def opened(caller):

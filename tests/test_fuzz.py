@@ -133,18 +133,23 @@ def settled(bench, n):
     yield more
 
 
+def counted(bench, data, send):
+    """Verdicts of what was sent, and of the two packets after it that still went through."""
+    count = settled(bench, len(data) + 2)
+    next(count)
+    for each in data:
+        send(each)
+    still_works(bench)
+    return next(count)
+
+
 @THOROUGH
 @given(st.lists(messages, min_size=1, max_size=6))
 @example([header(2) + LCP + struct.pack("!BBHI", 9, 7, 12, 0x22222222) + b"data", header(2, session=2) + IP + udp(INSIDE, OUTSIDE, b"x")])
 @example([header(0x0202, pad=b"abc")[:9] + b"xy", header(0x0202)[:6] + b"\xff\xff" + IP, header(2) + IP + udp("10.67.0.9", OUTSIDE, b"")])
 def test_datagrams(bench, data):
     """Each has one verdict, and exactly one."""
-    count = settled(bench, len(data) + 2)
-    next(count)
-    for each in data:
-        bench.peer.sendto(each, bench.address)
-    still_works(bench)
-    verdicts = next(count)
+    verdicts = counted(bench, data, lambda each: bench.peer.sendto(each, bench.address))
     assert sum(verdicts.values()) == len(data) + 2, verdicts
 
 
@@ -167,12 +172,7 @@ raw = st.builds(lambda packet, cut, tos: ipv4("192.0.2.9", "192.0.2.1", packet, 
 def test_gre(bench, data):
     """As datagrams: each has one verdict, and exactly one."""
     data = [each for each in data if each]
-    count = settled(bench, len(data) + 2)
-    next(count)
-    for each in data:
-        bench.gre[0].send(each)
-    still_works(bench)
-    verdicts = next(count)
+    verdicts = counted(bench, data, bench.gre[0].send)
     while bench.gre_read(timeout=0):
         pass
     assert sum(verdicts.values()) == len(data) + 2, verdicts
@@ -231,12 +231,7 @@ ethernets = st.one_of(data_frames, data_frames, discoveries, discoveries, spoilt
 def test_frames(bench, data):
     """As datagrams: each has one verdict, and exactly one, whatever is said of services, sessions and stations; no answer is torn."""
     data = [each for each in data if each]
-    count = settled(bench, len(data) + 2)
-    next(count)
-    for each in data:
-        bench.ethernet[0].send(each)
-    still_works(bench)
-    verdicts = next(count)
+    verdicts = counted(bench, data, bench.ethernet[0].send)
     while frame := bench.ethernet_read(timeout=0):
         at, fields = pull_pppoe(frame)
         assert at > 0 and fields["length"] == len(frame) <= 1522 and fields["station"] == AC[:2] + fields["station"][2:10] + mac.mac(AC)
