@@ -11,7 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from headrace.bench import compare, load, plot, svg, throughput, wire
+from headrace.bench import compare, load, plot, profile, svg, throughput, wire
 from headrace.bench.command import LIMIT, app, chosen
 from headrace.bench.lab import LabError
 from headrace.bench.subject import Subject
@@ -256,3 +256,10 @@ def test_every_protocol_and_peer_is_a_subject() -> None:
     for protocol in throughput.PROTOCOLS.values():
         assert issubclass(protocol.headrace, Subject) and issubclass(protocol.null, Subject)
     assert all(issubclass(peer, Subject) for peer in throughput.PEERS.values())
+
+
+@pytest.mark.parametrize("name", ["profile", "bench", *(f"bench {name}" for name in (
+    "throughput", "setup", "idle", "kernels", "mppe", "instructions", "compare"))])
+def test_help_has_an_example(name: str) -> None:
+    result = CliRunner().invoke(profile.app if name == "profile" else app, [*name.split()[1:], "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0 and f"Example: headrace {name}" in result.output

@@ -11,6 +11,7 @@ from ours.place import CONCENTRATOR, CONCENTRATOR6, FAR, LAN
 from ours.stream import Stream
 from peers.concentrator import LOCAL
 from peers.lab import PASSWORD, until
+from rig.forwarder import udp
 
 pytestmark = pytest.mark.root
 
@@ -139,6 +140,27 @@ def test_marks_and_bursts_of_either_outer_family(place, here, lac, to, dscp, lev
         assert data[:8] == struct.pack("!LL", 1, 1) and ancillary[0][2][0] == af | ce
         until("the other", lambda: concentrator.get("stats")["verdicts"]["drop-ecn"] == 1)
         assert received(lan) is None
+
+
+def test_what_was_damaged_on_the_way_is_not_delivered(place, here, lac):
+    """In a burst that is merged on its way in: the kernel of the network behind drops that one, and no other."""
+    here()
+    client = lac()
+    joe = client.call("joe")
+    packets = [udp(joe.address, LAN, bytes([n]) * 200, 3000, 2000, ident=n) for n in range(20)]
+    packets[7] = packets[7][:100] + bytes([packets[7][100] ^ 4]) + packets[7][101:]
+    with place.udp(place.lan, LAN, 2000) as lan:
+        client.burst([joe.header() + packet for packet in packets])
+        found = []
+
+        def others():
+            while (data := received(lan)) is not None:
+                found.append(data[0])
+            return len(found) >= 19
+        until("the others", others)
+        joe.ip(udp(joe.address, LAN, b"the last", 3000, 2000))
+        until("what came after", lambda: others() and found[-1] == b"the last")
+    assert found == [bytes([n]) * 200 for n in range(20) if n != 7] + [b"the last"]
 
 
 def received(sock):

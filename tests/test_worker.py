@@ -153,6 +153,21 @@ def test_segments_of_a_flow_arrive_as_one(bench):
     assert bench.wait_verdict("UP", 20) == 20
 
 
+def test_a_flipped_bit_stays_where_the_kernel_sees_it(bench):
+    """Of a merged run the kernel is told that checksums are in order: one that is not goes by itself, for the kernel to drop."""
+    bench.session()
+    pieces = [tcp("10.67.0.2", "10.0.0.1", bytes([i]) * 500, 500 * i, ident=i) for i in range(20)]
+    bad = pieces[7] = pieces[7][:300] + bytes([pieces[7][300] ^ 4]) + pieces[7][301:]
+    segment = b"".join(struct.pack("!HHH", 2, 1, 1) + b"\xff\x03" + IP + p for p in pieces)
+    bench.peer.sendmsg([segment], [(17, 103, struct.pack("H", len(bad) + 10))], 0, bench.address)       # UDP_SEGMENT
+    got = []
+    while sum(len(packet) - 40 for _, packet in got) < 20 * 500:
+        got.append(bench.inner_read())
+    assert [packet for (flags, kind, *_), packet in got if (flags, kind) == (0, 0) and packet == bad] == [bad]
+    merged = [packet[40:] for (flags, *_), packet in got if packet != bad]
+    assert b"".join(merged) == b"".join(bytes([i]) * 500 for i in range(20) if i != 7)
+
+
 def test_a_packet_too_large_is_answered(bench):
     bench.session(mtu=1000)
     bench.inner_write(udp("10.0.0.1", "10.67.0.2", bytes(1200)))
